@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bridge, addresses, port maps, and the files that name hosts."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OCI runtime: spec to plan, plan to container."""
