@@ -33,7 +33,7 @@ class RuntimeBackend(Protocol):
         ...
 
     def cgroup_driver(self) -> str:
-        """ "cgroupfs" or "systemd"."""
+        """Name the driver: "cgroupfs" or "systemd"."""
         ...
 
     def run_sandbox(self, config: SandboxConfig, *, runtime_handler: str = "") -> str:
