@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public face of the engine: `Engine` over one root and state directory, `Namespace` for what lies in it.
+
+Owns the wiring of its parts and nothing else: every method says what it does and hands on to the module
+that does it. It holds no state that matters: any process may be killed at any instant and another one,
+with another `Engine` on the same directories, carries on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from oakum.backend.config import AuthConfig, ContainerConfig, Resources, SandboxConfig
+from oakum.backend.protocols import PullProgress
+from oakum.backend.status import (
+    ContainerFilter,
+    ContainerStats,
+    ContainerStatus,
+    ExecResult,
+    FilesystemUsage,
+    Image,
+    RuntimeStatus,
+    SandboxFilter,
+    SandboxStats,
+    SandboxStatus,
+)
+from oakum.engine.containers import Containers
+from oakum.engine.context import Context
+from oakum.engine.execs import Execs
+from oakum.engine.images import Images
+from oakum.engine.logs import LogLine
+from oakum.engine.namespaces import Namespaces
+from oakum.engine.sandboxes import Sandboxes
+from oakum.engine.stats import Statistics
+from oakum.model.exits import ExitRecord
+
+if TYPE_CHECKING:
+    import socket
+
+    from oakum.images.manifests import ImageConfig
+    from oakum.shim.client import Exec
+
+DEFAULT_ROOT = "/var/lib/oakum"
+DEFAULT_STATE = "/run/oakum"
+DEFAULT_NAMESPACE = "default"
+CRI_NAMESPACE = "k8s.io"
+
+
+class Namespace:
+    """Sandboxes, containers and image names of one namespace; content is shared with the others.
+
+    Fulfils `RuntimeBackend` and `ImageBackend`, and has what the command line needs beyond them. Where a
+    method takes a container it takes its id, the beginning of its id, or (owner "container") its name.
+    """
+
+    def __init__(self, context: Context, name: str) -> None:
+        self.name = name
+        self._context = context
+        self._images = Images(context, name)
+        self._sandboxes = Sandboxes(context, name)
+        self._containers = Containers(context, name, self._sandboxes, self._images)
+        self._execs = Execs(context, self._containers)
+        self._statistics = Statistics(context, self._sandboxes, self._containers)
+
+    # RuntimeBackend: health
+
+    def runtime_status(self, *, verbose: bool) -> RuntimeStatus:
+        """Health and features; never raises for an unhealthy part, it reports it."""
+        # Only asked now and then, and it looks at parts that nothing else needs.
+        from oakum.engine.info import runtime_status
+
+        return runtime_status(self._context, verbose=verbose)
+
+    def cgroup_driver(self) -> str:
+        """Name the driver: always "cgroupfs"; systemd's slice names are mapped onto directories."""
+        return "cgroupfs"
+
+    # RuntimeBackend: sandboxes
+
+    def run_sandbox(self, config: SandboxConfig, *, runtime_handler: str = "") -> str:
+        """Create and start a sandbox; its id. A retry of a call whose first try still runs joins it.
+
+        Raises:
+            AlreadyExists: a sandbox with this name, namespace, uid and attempt is there.
+            InvalidArgument: no such runtime handler, a bad name, sysctl or port.
+        """
+        return self._sandboxes.run(config, runtime_handler=runtime_handler)
+
+    def stop_sandbox(self, sandbox_id: str) -> None:
+        """Stop the sandbox's containers and network; succeeds for what is stopped or gone."""
+        self._sandboxes.stop(sandbox_id)
+
+    def remove_sandbox(self, sandbox_id: str) -> None:
+        """Stop and remove the sandbox with its containers; succeeds for what is gone."""
+        self._sandboxes.remove(sandbox_id, remove_container=self._containers.remove)
+
+    def sandbox_status(self, sandbox_id: str) -> SandboxStatus:
+        """One sandbox by id or the beginning of it. Raises NotFound."""
+        return self._sandboxes.status(sandbox_id)
+
+    def list_sandboxes(self, wanted: SandboxFilter = SandboxFilter()) -> Sequence[SandboxStatus]:  # noqa: B008 - frozen
+        """The sandboxes that match, newest first."""
+        return self._sandboxes.list(wanted)
+
+    def find_sandbox(self, name_or_id: str) -> SandboxStatus:
+        """One sandbox by id, beginning of its id, or name where only one has it. Raises NotFound."""
+        return self._sandboxes.find(name_or_id)
+
+    # RuntimeBackend: containers
+
+    def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
+        """Prepare a container in a ready sandbox; its id.
+
+        Raises:
+            NotFound: no such sandbox, or a mount's source is missing.
+            ImageNotFound: the image has not been pulled.
+            AlreadyExists: the name is taken in this sandbox (or, for `oakum run`, in this namespace).
+            FailedPrecondition: the sandbox is not ready.
+        """
+        return self._containers.create(sandbox_id, config)
+
+    def create_standalone(self, sandbox: SandboxConfig, config: ContainerConfig) -> str:
+        """A sandbox of its own and a container in it, as `oakum run` wants it; the container's id.
+
+        `sandbox.owner` must be "container". Nothing is left when it fails. Raises as `run_sandbox` and
+        `create_container`.
+        """
+        return self._containers.create_standalone(sandbox, config)
+
+    def start_container(self, container_id: str) -> None:
+        """Start a created container.
+
+        Raises:
+            FailedPrecondition: it is not in state created.
+            CommandNotRunnable: its command is missing or not executable; the container is then exited with
+                reason "StartError".
+            SystemFailure: a step of its setup failed; exited likewise.
+        """
+        self._containers.start(container_id)
+
+    def start_attached(
+        self,
+        container_id: str,
+        *,
+        stdin: bool,
+        backpressure: bool = True,
+        rows: int = 0,
+        columns: int = 0,
+    ) -> socket.socket:
+        """Start a created container with an attached stream of shim frames that misses no output.
+
+        With `rows` and `columns` its terminal has that size before its first instruction.
+        Raises as `start_container`.
+        """
+        return self._containers.start_attached(
+            container_id, stdin=stdin, backpressure=backpressure, rows=rows, columns=columns
+        )
+
+    def stop_container(self, container_id: str, *, timeout_s: float) -> None:
+        """Stop signal, then after `timeout_s` kill; succeeds for what is stopped or gone."""
+        self._containers.stop(container_id, timeout_s=timeout_s)
+
+    def remove_container(self, container_id: str) -> None:
+        """Remove a container, killed first if it runs; succeeds for what is gone.
+
+        A sandbox that was made for it alone (`create_standalone`) goes with it.
+        """
+        self._containers.remove(container_id)
+
+    def container_status(self, container_id: str) -> ContainerStatus:
+        """One container by id or the beginning of it. Raises NotFound."""
+        return self._containers.status(container_id)
+
+    def find_container(self, name_or_id: str) -> ContainerStatus:
+        """One container by id, beginning of its id, or name.
+
+        Raises:
+            NotFound: there is none.
+            FailedPrecondition: several match.
+        """
+        return self._containers.find(name_or_id)
+
+    def list_containers(self, wanted: ContainerFilter = ContainerFilter()) -> Sequence[ContainerStatus]:  # noqa: B008 - frozen
+        """The containers that match, newest first."""
+        return self._containers.list(wanted)
+
+    def update_container_resources(self, container_id: str, resources: Resources) -> None:
+        """Change limits of a created or running container; 0 and empty fields stay as they are."""
+        self._containers.update_resources(container_id, resources)
+
+    def reopen_container_log(self, container_id: str) -> None:
+        """Close the log and open its path anew, for rotation. Raises FailedPrecondition unless it runs."""
+        self._containers.reopen_log(container_id)
+
+    def wait(self, container_id: str, *, timeout_s: float | None = None) -> ExitRecord:
+        """Block until the container has ended.
+
+        Raises:
+            DeadlineExceeded: it has not within `timeout_s`.
+        """
+        return self._containers.wait(container_id, timeout_s=timeout_s)
+
+    def kill(self, container_id: str, signal_number: int) -> None:
+        """Send a signal to the container's first process. Raises FailedPrecondition unless it runs."""
+        self._containers.kill(container_id, signal_number)
+
+    def pause(self, container_id: str) -> None:
+        """Freeze a running container."""
+        self._containers.pause(container_id)
+
+    def resume(self, container_id: str) -> None:
+        """Let a paused container go on."""
+        self._containers.resume(container_id)
+
+    def attach(
+        self,
+        container_id: str,
+        *,
+        stdin: bool,
+        stdout: bool = True,
+        stderr: bool = True,
+        backpressure: bool = False,
+    ) -> socket.socket:
+        """A stream of shim frames to and from a running container (see `oakum.shim.client`)."""
+        return self._containers.attach(
+            container_id, stdin=stdin, stdout=stdout, stderr=stderr, backpressure=backpressure
+        )
+
+    def resize(self, container_id: str, rows: int, columns: int) -> None:
+        """Set the size of the container's terminal."""
+        self._containers.resize(container_id, rows, columns)
+
+    def close_stdin(self, container_id: str) -> None:
+        """Close the container's standard input."""
+        self._containers.close_stdin(container_id)
+
+    def logs(
+        self, container_id: str, *, follow: bool = False, tail: int | None = None, since_ns: int = 0
+    ) -> Iterator[LogLine]:
+        """The lines of the container's log, oldest first.
+
+        With `follow` it goes on over rotations until the container has ended and all is read. `tail` begins
+        with the last so many lines, `since_ns` leaves out what is older.
+        """
+        return self._containers.logs(container_id, follow=follow, tail=tail, since_ns=since_ns)
+
+    def inspect_container(self, name_or_id: str) -> dict[str, Any]:
+        """All there is to say about a container, as plain JSON values: status, configuration, spec, snapshot."""
+        return self._containers.inspect(name_or_id)
+
+    def inspect_sandbox(self, name_or_id: str) -> dict[str, Any]:
+        """All there is to say about a sandbox, as plain JSON values."""
+        return self._sandboxes.inspect(name_or_id)
+
+    # exec
+
+    def exec_sync(self, container_id: str, argv: Sequence[str], *, timeout_s: float) -> ExecResult:
+        """Run a command in a running container; at `timeout_s` (0: none) its whole tree is killed.
+
+        Raises:
+            DeadlineExceeded: it had to be killed.
+            FailedPrecondition: the container does not run.
+            CommandNotRunnable: the command is missing or not executable.
+        """
+        return self._execs.run(container_id, argv, timeout_s=timeout_s)
+
+    def exec_start(
+        self,
+        container_id: str,
+        argv: Sequence[str],
+        *,
+        tty: bool = False,
+        env: Sequence[tuple[str, str]] = (),
+        cwd: str = "",
+        user: str = "",
+        privileged: bool = False,
+        stdio: tuple[int, int, int] | None = None,
+        rows: int = 0,
+        columns: int = 0,
+    ) -> Exec:
+        """Start a command in a running container on `stdio` (borrowed) or, with `tty`, on a new terminal.
+
+        The terminal's master end is the result's `console_fd`; the caller pumps it.
+        Raises as `exec_sync`, but for the deadline.
+        """
+        return self._execs.start(
+            container_id,
+            argv,
+            tty=tty,
+            env=env,
+            cwd=cwd,
+            user=user,
+            privileged=privileged,
+            stdio=stdio,
+            rows=rows,
+            columns=columns,
+        )
+
+    # statistics
+
+    def container_stats(self, container_id: str) -> ContainerStats:
+        """Statistics of one container. Raises NotFound."""
+        return self._statistics.container(container_id)
+
+    def list_container_stats(self, wanted: ContainerFilter = ContainerFilter()) -> Sequence[ContainerStats]:  # noqa: B008 - frozen
+        """Statistics of the running containers that match, in one pass."""
+        return self._statistics.containers(wanted)
+
+    def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
+        """Statistics of one sandbox. Raises NotFound."""
+        return self._statistics.sandbox(sandbox_id)
+
+    def list_sandbox_stats(self, wanted: SandboxFilter = SandboxFilter()) -> Sequence[SandboxStats]:  # noqa: B008 - frozen
+        """Statistics of the ready sandboxes that match, in one pass."""
+        return self._statistics.sandboxes(wanted)
+
+    # images
+
+    def list_images(self, wanted: str = "") -> Sequence[Image]:
+        """All images, or the one that reference or id `wanted` names."""
+        return self._images.list(wanted)
+
+    def image_status(self, image: str) -> Image | None:
+        """The image that a reference, digest or id (or its beginning) names; None when there is none."""
+        return self._images.status(image)
+
+    def pull_image(
+        self,
+        image: str,
+        *,
+        auth: AuthConfig | None = None,
+        progress: PullProgress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> str:
+        """Bring an image from its registry; its id. The same pull asked for twice at once is done once."""
+        return self._images.pull(image, auth=auth, progress=progress, cancelled=cancelled)
+
+    def push_image(
+        self, image: str, *, auth: AuthConfig | None = None, progress: PullProgress | None = None
+    ) -> str:
+        """Send an image to the registry that its name says; the manifest's digest there."""
+        return self._images.push(image, auth=auth, progress=progress)
+
+    def remove_image(self, image: str) -> None:
+        """Forget every name of the image and free what nothing else uses; succeeds for what is gone."""
+        self._images.remove(image)
+
+    def untag_image(self, name: str) -> Sequence[str]:
+        """Forget one name, and the image with its last one; what was removed: names, then the id if it went.
+
+        An id (or its beginning) is refused when the image has several tags. Raises ImageNotFound.
+        """
+        return self._images.untag(name)
+
+    def tag_image(self, source: str, target: str) -> None:
+        """Give an image a further name; the name is taken from any other image. Raises ImageNotFound."""
+        self._images.tag(source, target)
+
+    def import_images(self, path: str, *, progress: PullProgress | None = None) -> Sequence[Image]:
+        """Read images from an OCI layout or docker archive; `path` "-" is standard input."""
+        return self._images.import_archive(path, progress=progress)
+
+    def export_images(self, names: Sequence[str], path: str, *, archive_format: str = "oci") -> None:
+        """Write images as an archive, "oci" or "docker"; `path` "-" is standard output."""
+        self._images.export_archive(names, path, archive_format=archive_format)
+
+    def image_config(self, image: str) -> ImageConfig:
+        """The configuration of an image: entrypoint, environment, history. Raises ImageNotFound."""
+        return self._images.config(image)
+
+    def inspect_image(self, image: str) -> dict[str, Any]:
+        """All there is to say about an image, as plain JSON values. Raises ImageNotFound."""
+        return self._images.inspect(image)
+
+    def image_filesystems(self) -> Sequence[FilesystemUsage]:
+        """Where images lie and how much they use."""
+        return self._images.filesystems()
+
+
+class Engine:
+    """The container engine over `root` (durable) and `state` (gone after a reboot); thread-safe, blocking.
+
+    Making one is cheap and touches nothing; directories and the database come with the first use.
+    """
+
+    def __init__(self, root: str = DEFAULT_ROOT, state: str = DEFAULT_STATE) -> None:
+        self._context = Context(root, state)
+        self._namespaces = Namespaces(self._context)
+
+    @property
+    def root(self) -> str:
+        """The durable directory."""
+        return self._context.layout.root
+
+    @property
+    def state(self) -> str:
+        """The directory that is gone after a reboot."""
+        return self._context.layout.state
+
+    def namespace(self, name: str = DEFAULT_NAMESPACE) -> Namespace:
+        """The namespace called `name`; it comes into being with its first object. Raises InvalidArgument."""
+        return self._namespaces.open(name, Namespace)
+
+    def namespaces(self) -> Sequence[str]:
+        """The names of all namespaces, "default" and "k8s.io" always among them."""
+        return self._namespaces.list()
+
+    def create_namespace(self, name: str) -> None:
+        """Make an empty namespace. Raises AlreadyExists."""
+        self._namespaces.create(name)
+
+    def remove_namespace(self, name: str) -> None:
+        """Remove a namespace. Raises NotFound, and FailedPrecondition while it holds anything."""
+        self._namespaces.remove(name)
+
+    def info(self) -> Mapping[str, Any]:
+        """What this engine is and runs on, as plain JSON values."""
+        # Only asked by people; reads a good part of /proc and /sys.
+        from oakum.engine.info import engine_info
+
+        return engine_info(self._context)
+
+    def recover(self) -> Sequence[str]:
+        """Finish or roll back what killed processes left half done; what was done, one line each.
+
+        Idempotent. Cheap (one query) when there is nothing to do: every command line call begins with it.
+        """
+        # Kept out of the import of every other call.
+        from oakum.engine.recovery import recover
+
+        return recover(self._context, self.namespace)
+
+    def recover_fully(self) -> Sequence[str]:
+        """As `recover`, and compares every directory, mount, address and cgroup with the database.
+
+        For the start of a server and after a reboot.
+        """
+        from oakum.engine.recovery import recover_fully
+
+        return recover_fully(self._context, self.namespace)
+
+    def gc(self) -> Sequence[str]:
+        """Remove content and layers that no image name and no container needs; what was removed.
+
+        Does nothing while a pull or import is in flight: the last of them does it at its end.
+        """
+        from oakum.engine.garbage import collect
+
+        return collect(self._context)
+
+    def close(self) -> None:
+        """Close the database. The containers go on."""
+        self._context.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
