@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are whole or absent whatever kills the writer: temporary file, fsync, rename, fsync of the directory."""
+
+from __future__ import annotations
+
+import os
+
+
+def write_file(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Replace `path` with `data`; when this returns it survives a power cut. Raises OSError."""
+    _replace(path, data, mode)
+    sync_directory(os.path.dirname(path) or ".")
+
+
+def write_file_fast(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Replace `path` atomically but without waiting for the disk: for what a reboot forgets anyway."""
+    _replace(path, data, mode, sync=False)
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _replace(path: str, data: bytes, mode: int, *, sync: bool = True) -> None:
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name[:200]}.{os.urandom(6).hex()}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        try:
+            os.fchmod(fd, mode)  # the umask is not the writer's choice
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C library, bound once and typed: the only way from Python to a system call that `os` lacks.
+
+`bind` closes the traps of ctypes: a NUL inside a path (silently cut by C) and a `str` without a declared type
+(a wide string in C) are refused, -1 becomes an OSError that carries the target as `filename` and the name of the
+call (see `call_name`). Which calls exist and what they mean is said by the modules that bind them, not here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+from typing import Any, Final
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+# Keeps the GIL: for calls whose child must go on in Python (clone).
+_libc_with_gil: Final = ctypes.PyDLL(None, use_errno=True)
+
+c_int: Final = ctypes.c_int
+c_uint: Final = ctypes.c_uint
+c_long: Final = ctypes.c_long
+c_ulong: Final = ctypes.c_ulong
+c_size_t: Final = ctypes.c_size_t
+c_void_p: Final = ctypes.c_void_p
+
+# Numbers from 424 on are the same on every architecture; older ones are listed for those we know.
+# Source: syscalls(2), arch/*/entry/syscalls tables.
+_NUMBERS: Final[dict[str, dict[str, int]]] = {
+    "x86_64": {"pivot_root": 155, "capget": 125, "capset": 126, "keyctl": 250, "seccomp": 317, "bpf": 321},
+    "aarch64": {"pivot_root": 41, "capget": 90, "capset": 91, "keyctl": 219, "seccomp": 277, "bpf": 280},
+}
+_COMMON_NUMBERS: Final[dict[str, int]] = {
+    "pidfd_send_signal": 424,
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "pidfd_open": 434,
+    "clone3": 435,
+    "close_range": 436,
+    "openat2": 437,
+    "mount_setattr": 442,
+}
+
+
+class CText:
+    """Argument type of a path or string: encodes `str`, refuses an embedded NUL, lets None through as NULL."""
+
+    @classmethod
+    def from_param(cls, value: str | bytes | None) -> ctypes.c_char_p:
+        """What ctypes passes to C for `value`."""
+        if value is None:
+            return ctypes.c_char_p(None)
+        data = os.fsencode(value)
+        if b"\0" in data:
+            raise ValueError(f"embedded NUL in {value!r}")
+        return ctypes.c_char_p(data)
+
+
+def system_call_number(name: str) -> int:
+    """The number of a system call on this architecture. Raises LookupError where it is not known."""
+    if name in _COMMON_NUMBERS:
+        return _COMMON_NUMBERS[name]
+    return _NUMBERS[platform.machine()][name]
+
+
+def _checked(function: Callable[..., int], name: str) -> Callable[..., int]:
+    def call(*args: Any, target: str | bytes = "") -> int:
+        result = function(*args)
+        if result == -1:
+            raise error(name, ctypes.get_errno(), target)
+        return result
+
+    call.__name__ = name
+    return call
+
+
+def error(call: str, number: int, target: str | bytes = "") -> OSError:
+    """The OSError (of the fitting subclass) for a failed `call` on `target`."""
+    failure = OSError(number, os.strerror(number), os.fsdecode(target) if target else None)
+    failure.add_note(f"{call}(2)")
+    return failure
+
+
+def call_name(failure: OSError) -> str:
+    """Which system call raised `failure`, or "" when it did not come from here."""
+    for note in getattr(failure, "__notes__", ()):
+        if note.endswith("(2)"):
+            return str(note).removesuffix("(2)")
+    return ""
+
+
+def bind(name: str, *types: Any) -> Callable[..., int]:
+    """A function of the C library; the result takes `target=` for its error."""
+    function = _libc[name]
+    function.argtypes = types
+    function.restype = c_int
+    return _checked(function, name)
+
+
+def bind_call(name: str, *types: Any, keep_gil: bool = False) -> Callable[..., int]:
+    """A system call that the C library may lack; the result takes `target=` for its error."""
+    # Indexing (not attribute access) gives a function object of its own, so argument types do not collide.
+    function = (_libc_with_gil if keep_gil else _libc)["syscall"]
+    function.argtypes = (c_long, *types)
+    function.restype = c_long
+    number = system_call_number(name)
+
+    def numbered(*args: Any) -> int:
+        return int(function(number, *args))
+
+    return _checked(numbered, name)
+
+
+class Struct(ctypes.Structure):
+    """Base of kernel structures, so that other modules need not import ctypes for it."""
+
+
+u8: Final = ctypes.c_uint8
+u16: Final = ctypes.c_uint16
+u32: Final = ctypes.c_uint32
+u64: Final = ctypes.c_uint64
+i32: Final = ctypes.c_int32
+byref = ctypes.byref
+sizeof = ctypes.sizeof

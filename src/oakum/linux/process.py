@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making, marking and signalling processes: fork, clone, pidfds, prctl, sealed memfds, closing descriptors.
+
+The only home of `os.fork` and clone. Children go on in Python, so the caller must be single-threaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from oakum.linux.fd import Fd
+from oakum.linux.libc import (
+    CText,
+    Struct,
+    bind,
+    bind_call,
+    byref,
+    c_int,
+    c_size_t,
+    c_uint,
+    c_ulong,
+    c_void_p,
+    sizeof,
+    u64,
+)
+
+CLONE_PARENT: Final = 0x00008000
+_CLONE_PIDFD: Final = 0x00001000
+_CLOSE_RANGE_UNSHARE: Final = 2
+_CLOSE_RANGE_CLOEXEC: Final = 4
+
+# Source: prctl(2)
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NAME: Final = 15
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+
+class _CloneArgs(Struct):
+    # Source: clone(2), struct clone_args
+    _fields_ = [
+        ("flags", u64),
+        ("pidfd", u64),
+        ("child_tid", u64),
+        ("parent_tid", u64),
+        ("exit_signal", u64),
+        ("stack", u64),
+        ("stack_size", u64),
+        ("tls", u64),
+        ("set_tid", u64),
+        ("set_tid_size", u64),
+        ("cgroup", u64),
+    ]
+
+
+_clone3 = bind_call("clone3", c_void_p, c_size_t, keep_gil=True)
+_close_range = bind_call("close_range", c_uint, c_uint, c_uint)
+_pidfd_open = bind_call("pidfd_open", c_int, c_uint)
+_pidfd_send_signal = bind_call("pidfd_send_signal", c_int, c_int, c_void_p, c_uint)
+_prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+_prctl_text = bind("prctl", c_int, CText, c_ulong, c_ulong, c_ulong)
+_before_fork: Callable[[], None] = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_parent: Callable[[], None] = ctypes.pythonapi.PyOS_AfterFork_Parent
+_after_fork_child: Callable[[], None] = ctypes.pythonapi.PyOS_AfterFork_Child
+
+
+class Cloned(int):
+    """The pid that clone returned (0 in the child), with `pidfd` in the parent."""
+
+    pidfd: Fd | None = None
+
+
+def fork() -> int:
+    """os.fork, in the one place where it is allowed."""
+    return os.fork()
+
+
+def clone(flags: int = 0, *, pidfd: bool = False) -> Cloned:
+    """A child in new namespaces (CLONE_NEW*); it goes on in Python with 0, the parent gets its pid.
+
+    With `pidfd`, the parent's result owns one in `.pidfd`. With CLONE_PARENT the child is our parent's.
+    Source: clone3(2). Raises OSError.
+    """
+    number = ctypes.c_int(-1)
+    exit_signal = 0 if flags & CLONE_PARENT else signal.SIGCHLD
+    args = _CloneArgs(flags=flags | (_CLONE_PIDFD if pidfd else 0), exit_signal=exit_signal)
+    if pidfd:
+        args.pidfd = ctypes.addressof(number)
+    # The C library does not know of this child: Python's own locks and thread state are told by hand.
+    _before_fork()
+    try:
+        pid = _clone3(byref(args), sizeof(args), target="clone3")
+    except OSError:
+        _after_fork_parent()
+        raise
+    if pid == 0:
+        _after_fork_child()
+        return Cloned(0)
+    _after_fork_parent()
+    result = Cloned(pid)
+    if pidfd:
+        result.pidfd = Fd(number.value)
+    return result
+
+
+def run_and_exit(body: Callable[[], int]) -> NoReturn:
+    """Run a child's whole life and leave without the parent's exit handlers, whatever happens."""
+    code = 70  # EX_SOFTWARE of sysexits.h: a bug that got past `body`
+    try:
+        code = body()
+    finally:
+        os._exit(code)
+
+
+def pidfd_open(pid: int) -> Fd:
+    """A pidfd of a process.
+
+    Source: pidfd_open(2). Raises OSError (ESRCH when it is gone).
+    """
+    return Fd(_pidfd_open(pid, 0, target=f"pid {pid}"))
+
+
+def pidfd_send_signal(pidfd: int, number: int) -> None:
+    """Signal exactly that process.
+
+    Source: pidfd_send_signal(2). Raises ProcessLookupError when it has ended.
+    """
+    _pidfd_send_signal(pidfd, number, None, 0, target=f"signal {number}")
+
+
+def set_child_subreaper() -> None:
+    """Orphans below this process become its children.
+
+    Source: prctl(2).
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0, target="PR_SET_CHILD_SUBREAPER")
+
+
+def set_dumpable(value: bool) -> None:  # noqa: FBT001 - the name says what the bool is
+    """Whether others may ptrace us and open our /proc files.
+
+    Source: prctl(2).
+    """
+    _prctl(_PR_SET_DUMPABLE, int(value), 0, 0, 0, target="PR_SET_DUMPABLE")
+
+
+def set_no_new_privs() -> None:
+    """No execve from here on grants privileges.
+
+    Source: prctl(2).
+    """
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, target="PR_SET_NO_NEW_PRIVS")
+
+
+def set_parent_death_signal(number: int) -> None:
+    """The signal we get when the parent dies; for helpers only, never for containers.
+
+    Source: prctl(2).
+    """
+    _prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0, target="PR_SET_PDEATHSIG")
+
+
+def set_name(name: str) -> None:
+    """The short name of this process in ps -c and top (15 bytes are kept).
+
+    Source: prctl(2).
+    """
+    _prctl_text(_PR_SET_NAME, os.fsencode(name)[:15], 0, 0, 0, target="PR_SET_NAME")
+
+
+def set_title(title: str) -> None:
+    """What ps shows of this process as its command line: cut or padded to the room that argv has.
+
+    Source: proc_pid_cmdline(5); the room is where /proc/self/stat says the arguments are.
+    """
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49
+    room = end - start
+    if start == 0 or room < 2:
+        return
+    data = os.fsencode(title)[: room - 1]
+    ctypes.memmove(start, data + b"\0" * (room - len(data)), room)
+
+
+def close_from(first: int, *, cloexec: bool = False) -> None:
+    """Close (or only mark close-on-exec) every descriptor from `first` on.
+
+    Source: close_range(2).
+    """
+    _close_range(first, 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC if cloexec else 0, target=f"fds from {first}")
+
+
+def close_except(keep: set[int], first: int = 3) -> None:
+    """Close every descriptor from `first` on but those in `keep`."""
+    start = first
+    for number in sorted(n for n in keep if n >= first):
+        if number > start:
+            _close_range(start, number - 1, 0, target="fds")
+        start = number + 1
+    close_from(start)
+
+
+def sealed_memfd(name: str, source_fd: int) -> Fd:
+    """A read-only executable copy of the file `source_fd` in memory, which nobody can change.
+
+    Source: memfd_create(2), fcntl(2) "File sealing". Raises OSError.
+    """
+    mfd_exec = 0x10  # Linux 6.3; without it a host may refuse executable memfds
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        fd = Fd(os.memfd_create(name, flags | mfd_exec))
+    except OSError as failure:
+        if failure.errno != errno.EINVAL:
+            raise
+        fd = Fd(os.memfd_create(name, flags))
+    size = os.fstat(source_fd).st_size
+    done = 0
+    while done < size:
+        copied = os.sendfile(fd.fileno(), source_fd, done, size - done)
+        if copied == 0:
+            break
+        done += copied
+    os.fchmod(fd.fileno(), 0o555)
+    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    fcntl.fcntl(fd.fileno(), fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+def reset_signals() -> None:
+    """Give every signal its default action and unblock all: what a container's first process expects to find."""
+    for number in signal.valid_signals():
+        if number in (signal.SIGKILL, signal.SIGSTOP):
+            continue
+        try:
+            signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):  # the C library keeps 32 and 33
+            continue
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def interpreter_path() -> str:
+    """The file of the running interpreter."""
+    return sys.executable
