@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine's parts share: paths, database, locks, and the parts below, each made at its first use.
+
+Owns construction only. Everything here may be dropped at any time; the truth is on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from oakum.engine.layout import Layout
+from oakum.engine.locks import Locks, SharedLock
+from oakum.engine.store.database import Store
+
+if TYPE_CHECKING:
+    from oakum.images.content import ContentStore
+    from oakum.network.builtin import BuiltinNetwork
+    from oakum.oci.cgroups import Layout as CgroupLayout
+    from oakum.snapshots import Snapshotter
+
+
+class Context:
+    """One engine's parts. Thread-safe."""
+
+    def __init__(self, root: str, state: str) -> None:
+        self.layout = Layout(root, state)
+        self.locks = Locks(self.layout.locks)
+        self.collection = SharedLock(self.layout.collection_lock)
+        self._guard = threading.RLock()
+        self._store: Store | None = None
+        self._snapshotter: Snapshotter | None = None
+        self._network: BuiltinNetwork | None = None
+        self._content: ContentStore | None = None
+        self._cgroups: CgroupLayout | None = None
+
+    @property
+    def store(self) -> Store:
+        """The engine's database."""
+        with self._guard:
+            if self._store is None:
+                os.makedirs(self.layout.root, mode=0o711, exist_ok=True)
+                self._store = Store(self.layout.database)
+            return self._store
+
+    @property
+    def snapshotter(self) -> Snapshotter:
+        """The snapshots: overlay where the root's file system can carry it."""
+        with self._guard:
+            if self._snapshotter is None:
+                # `ps` and `stop` need no snapshots: their import stays out of them.
+                from oakum.snapshots import open_snapshotter
+
+                self._snapshotter = open_snapshotter(self.layout.snapshots)
+            return self._snapshotter
+
+    @property
+    def network(self) -> BuiltinNetwork:
+        """The built-in network."""
+        with self._guard:
+            if self._network is None:
+                # Calls that touch no network do not load it.
+                from oakum.network.builtin import BuiltinNetwork
+
+                self._network = BuiltinNetwork(
+                    self.layout.network_database, name_suffix=network_suffix(self.layout.root)
+                )
+            return self._network
+
+    @property
+    def content(self) -> ContentStore:
+        """The blobs."""
+        with self._guard:
+            if self._content is None:
+                # Only image calls need it.
+                from oakum.images.content import ContentStore
+
+                self._content = ContentStore(self.layout.content)
+            return self._content
+
+    @property
+    def cgroups(self) -> CgroupLayout:
+        """What cgroup hierarchies this machine has."""
+        with self._guard:
+            if self._cgroups is None:
+                # Only statistics and recovery read cgroups themselves.
+                from oakum.oci.cgroups import detect_layout
+
+                self._cgroups = detect_layout()
+            return self._cgroups
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._guard:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+
+def network_suffix(root: str) -> str:
+    """What tells this root's bridge and rules from another root's: "" for the default root."""
+    if root == "/var/lib/oakum":
+        return ""
+    # zlib is always loaded and quick; a clash of 32 bits between the roots of one machine is not to be expected.
+    import zlib
+
+    return f"{zlib.crc32(os.fsencode(root)):08x}"

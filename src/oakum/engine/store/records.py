@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows as frozen values. Fields may be added with a default; none may change its meaning.
+
+Phases say what the journal must finish or undo when their worker is dead; everything a caller is told
+(running, exited) is derived in `engine.states` from a row and from what the shim left on disk.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from oakum.backend.config import ContainerConfig, Resources, SandboxConfig, Struct
+from oakum.backend.status import ContainerUser
+
+SandboxPhase = Literal["creating", "ready", "stopping", "stopped", "removing"]
+ContainerPhase = Literal["creating", "created", "starting", "started", "removing"]
+
+
+class SandboxRecord(Struct, frozen=True, kw_only=True):
+    """A sandbox. `boot_id`, `shim_pid`, `shim_start` say whether its shim can still be the one we started."""
+
+    id: str
+    namespace: str
+    name_key: str
+    phase: SandboxPhase
+    created_at_ns: int
+    config: SandboxConfig
+    runtime_handler: str = ""
+    cgroup_path: str = ""
+    owns_cgroup: bool = True
+    boot_id: str = ""
+    shim_pid: int = 0
+    shim_start: int = 0
+    addresses: tuple[str, ...] = ()
+    has_network: bool = False
+    interface: str = ""
+    host_interface: str = ""
+
+
+class ExitFacts(Struct, frozen=True, kw_only=True):
+    """How a container ended: `model.exits.ExitRecord`, kept in the row so that listings read no files."""
+
+    exit_code: int
+    signal: int
+    oom_killed: bool
+    started_at_ns: int
+    finished_at_ns: int
+    reason: str
+    message: str = ""
+
+
+class ContainerRecord(Struct, frozen=True, kw_only=True):
+    """A container. `manifest_digest` and `volume_manifests` keep images from being collected."""
+
+    id: str
+    namespace: str
+    sandbox_id: str
+    name_key: str
+    phase: ContainerPhase
+    created_at_ns: int
+    config: ContainerConfig
+    image_ref: str = ""
+    image_id: str = ""
+    manifest_digest: str = ""
+    chain_id: str = ""
+    image_mounts: tuple[tuple[str, str], ...] = ()
+    log_path: str = ""
+    resources: Resources = Resources()
+    user_text: str = ""
+    user: ContainerUser | None = None
+    stop_signal: str = "SIGTERM"
+    argv: tuple[str, ...] = ()
+    cgroup_path: str = ""
+    pid: int = 0
+    started_at_ns: int = 0
+    paused: bool = False
+    exit: ExitFacts | None = None
+
+
+class ImageRecord(Struct, frozen=True, kw_only=True):
+    """An image whose content and layers are all here."""
+
+    manifest_digest: str
+    config_digest: str
+    index_digest: str = ""
+    media_type: str = ""
+    size_bytes: int = 0
+    chain_id: str = ""
+    layers: tuple[str, ...] = ()
+    chain_ids: tuple[str, ...] = ()
+    architecture: str = ""
+    os: str = ""
+    user: str = ""
+    created_at_ns: int = 0
+
+
+class ImageName(Struct, frozen=True, kw_only=True):
+    """One name of an image in one namespace."""
+
+    namespace: str
+    name: str
+    manifest_digest: str
+    created_at_ns: int
