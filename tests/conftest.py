@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test gets: directories of its own, a check that it left nothing, and a guard against quiet skips.
+
+The folders say what a test needs: all but `unit` are marked `root`. Without root those are deselected, and the
+summary says how many. A skip is accepted only for a reason listed in `skips.txt`; any other fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support import leaks
+from tests.support.reaper import live_under_reaper
+from tests.support.rootfs import make_rootfs
+from tests.support.zygotes import end_zygote
+
+live_under_reaper()
+
+_TESTS = Path(__file__).parent
+_RUN_DIRECTORY = pytest.StashKey[str]()
+_BEFORE_RUN = pytest.StashKey[leaks.Snapshot]()
+_LEFT = pytest.StashKey[list[str]]()
+
+
+class Directories(NamedTuple):
+    """One installation of its own: `oakum --root ROOT --state STATE`."""
+
+    root: str
+    state: str
+
+
+# ---- the run
+
+
+class SkipGuard:
+    """Collects every skip (and expected failure) of the run and tells which have no listed reason."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            why = getattr(report, "wasxfail", None) or reason
+            self._found.append((report.nodeid, why.removeprefix("Skipped: ")))
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            self._found.append((report.nodeid, reason.removeprefix("Skipped: ")))
+
+    def unlisted(self) -> list[str]:
+        lines = (_TESTS / "skips.txt").read_text(encoding="utf-8").splitlines()
+        allowed = [re.compile(line) for line in lines if line and not line.startswith("#")]
+        return [f"{where}: {why}" for where, why in self._found if not any(a.search(why) for a in allowed)]
+
+
+_SKIPS = pytest.StashKey[SkipGuard]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.basetemp is None:
+        # short, for unix sockets; and ours to remove: pytest's own removal would cross into a mount left behind
+        directory = tempfile.mkdtemp(prefix="oakum-t-")
+        os.chmod(directory, 0o755)
+        config.option.basetemp = f"{directory}/t"
+        config.stash[_RUN_DIRECTORY] = directory
+    config.stash[_SKIPS] = SkipGuard()
+    config.pluginmanager.register(config.stash[_SKIPS], "oakum-skips")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(_TESTS).parts[0] != "unit":
+            item.add_marker(pytest.mark.root)
+    if os.geteuid() != 0:
+        without = [item for item in items if item.get_closest_marker("root")]
+        if without:
+            config.hook.pytest_deselected(items=without)
+            items[:] = [item for item in items if not item.get_closest_marker("root")]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[_BEFORE_RUN] = leaks.take(session.config.stash.get(_RUN_DIRECTORY, "/tmp"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    directory = session.config.stash.get(_RUN_DIRECTORY, None)
+    left = leaks.leaked(session.config.stash[_BEFORE_RUN], directory or "/tmp", keep_zygotes=False)
+    if directory:
+        leaks.unmount_below(directory)
+        subprocess.run(["rm", "-rf", "--one-file-system", directory], check=False)
+    session.config.stash[_LEFT] = left
+    if (left or session.config.stash[_SKIPS].unlisted()) and exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash[_SKIPS].unlisted():
+        terminalreporter.write_line(f"NOT ALLOWED to skip: {line} (tests/skips.txt lists the reasons)")
+    for line in config.stash.get(_LEFT, []):
+        terminalreporter.write_line(f"LEFT BEHIND by the run: {line}")
+
+
+# ---- a test
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a process, a mount, a descriptor (and, alone on the machine, more) behind."""
+    if request.node.get_closest_marker("root") is None:
+        yield
+        return
+    directory = request.config.stash.get(_RUN_DIRECTORY, "/tmp")
+    before = leaks.take(directory)
+    yield
+    left = leaks.leaked(before, directory)
+    if left:
+        pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture
+def directories(tmp_path: Path) -> Iterator[Directories]:
+    """Directories of one installation; its zygote is ended with the test."""
+    made = make_directories(tmp_path)
+    yield made
+    end_zygote(made.state)
+
+
+@pytest.fixture(scope="module")
+def module_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Directories]:
+    """The same for the tests of one module together."""
+    made = make_directories(tmp_path_factory.mktemp("m"))
+    yield made
+    end_zygote(made.state)
+
+
+def make_directories(parent: Path) -> Directories:
+    """Fresh ROOT and STATE directories below `parent`."""
+    root, state = parent / "root", parent / "state"
+    root.mkdir(mode=0o711)
+    state.mkdir(mode=0o711)
+    return Directories(str(root), str(state))
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> str:
+    """A busybox root file system of the test's own."""
+    return make_rootfs(str(tmp_path / "rootfs"))

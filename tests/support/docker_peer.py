@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's dockerd on its own socket, directories, bridge and network namespace.
+
+The namespace keeps its firewall rules and its default-drop of forwarded packets away from the machine's own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import Self
+
+from tests.support.daemons import Daemon
+from tests.support.leaks import remove_cgroups, unmount_below
+
+BRIDGE = "odk0"
+_DOCKER = "/usr/bin/docker"
+
+
+class DockerPeer:
+    """A running dockerd: `with DockerPeer(directory) as peer: peer.docker("run", ...)`.
+
+    `directory` must be short (unix sockets lie below it). Images come by `load`, for registries on the machine's
+    loopback cannot be reached from its network namespace.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.socket = f"{directory}/docker.sock"
+        self._netns = f"oakum-dk-{os.getpid()}"
+        self._cgroup = f"/{self._netns}"
+        self._daemon: Daemon | None = None
+
+    @property
+    def host(self) -> str:
+        return f"unix://{self.socket}"
+
+    @property
+    def pid(self) -> int:
+        assert self._daemon is not None
+        return self._daemon.pid
+
+    def __enter__(self) -> Self:
+        os.makedirs(self.directory, exist_ok=True)
+        d = self.directory
+        with open(f"{d}/daemon.json", "w", encoding="ascii") as f:
+            f.write("{}")  # so that a configuration in /etc/docker is none of ours
+        _run("ip", "netns", "add", self._netns)
+        try:
+            inside = ("ip", "-n", self._netns)
+            _run(*inside, "link", "set", "lo", "up")
+            _run(*inside, "link", "add", BRIDGE, "type", "bridge")
+            _run(*inside, "addr", "add", "10.198.0.1/20", "dev", BRIDGE)
+            _run(*inside, "link", "set", BRIDGE, "up")
+            self._daemon = Daemon(
+                "dockerd",
+                # nsenter and not `ip netns exec`: that would mount a /sys without cgroups
+                f"nsenter --net=/run/netns/{self._netns} dockerd -H {self.host} --config-file {d}/daemon.json"
+                f" --data-root {d}/data --exec-root {d}/exec -p {d}/pid --bridge {BRIDGE}"
+                f" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent {self._cgroup}".split(),
+                f"{d}/log",
+            )
+            self._daemon.wait_until(self._answers, timeout_s=60)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._daemon is not None:
+            if self._daemon.process.poll() is None:
+                for container in self.docker("ps", "-aq").split():
+                    self.docker("rm", "-f", container)
+            self._daemon.stop(grace_s=20)
+        unmount_below(self.directory)
+        remove_cgroups(self._cgroup)
+        subprocess.run(["ip", "netns", "delete", self._netns], check=False, capture_output=True)
+
+    def argv(self, *arguments: str) -> list[str]:
+        """The command line of one `docker` command."""
+        return [_DOCKER, "-H", self.host, *arguments]
+
+    def docker(self, *arguments: str) -> str:
+        """The output of one `docker` command."""
+        return subprocess.run(self.argv(*arguments), check=True, capture_output=True, text=True).stdout
+
+    def _answers(self) -> bool:
+        return subprocess.run(self.argv("info"), check=False, capture_output=True).returncode == 0
+
+
+def _run(*argv: str) -> None:
+    subprocess.run(argv, check=True, capture_output=True)

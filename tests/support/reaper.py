@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts pytest under a small parent that adopts every process its tests leave behind.
+
+Zygotes and shims detach themselves on purpose. With a child subreaper above pytest they stay findable: what is
+still a descendant of that parent at the end of a test is what the test left, whoever else works on this machine.
+The parent reaps them, so that a killed shim is gone and not a zombie, and ends them when pytest has ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_MARK = "OAKUM_TEST_REAPER"
+
+
+def _prctl(option: int, value: int) -> None:
+    """Source: prctl(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)):
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+def reaper_pid() -> int | None:
+    """The parent that adopts what tests leave behind; None where `live_under_reaper` was not called."""
+    marked = os.environ.get(_MARK)
+    return int(marked) if marked else None
+
+
+def live_under_reaper() -> None:
+    """Fork: the parent becomes the reaper and ends as the child does; the child returns and is pytest."""
+    if os.environ.get(_MARK) == str(os.getppid()):
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        os.environ[_MARK] = str(parent)
+        return
+    _reap_until_end_of(child)
+
+
+def _reap_until_end_of(child: int) -> None:
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to pytest itself too
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda got, _frame: os.kill(child, got))
+    status = None
+    while status is None:
+        pid, how = os.waitpid(-1, 0)
+        if pid == child:
+            status = how
+    _end_adopted()
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+def _end_adopted() -> None:
+    """Kill what pytest left; children of the killed come to us in turn."""
+    while True:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as f:
+            left = [int(pid) for pid in f.read().split()]
+        if not left:
+            return
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
