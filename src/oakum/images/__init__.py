@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References, registry client, content store, manifests, unpacking and archives."""
+"""Images: references, registries, content, unpacking, archives. Knows no containers and no names of images.
+
+Light to import (no aiohttp, no inflate): `reference`, `digests`, `platforms`, `config`, `manifests`, `content`,
+`layers`, `credentials`, `graph`, and the doors `pull`, `push`, `unpack`, `archive`, which load the rest when called.
+"""
