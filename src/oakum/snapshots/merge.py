@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applying a layer to a directory by copying: whiteouts delete, opaque directories replace, all else is copied.
+
+The source is what an image said and thus hostile: every step goes by descriptor, and no symbolic link is followed.
+The target belongs to us alone while it is filled.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from typing import Final
+
+from oakum.errors import ResourceExhausted
+from oakum.linux.paths import open_beneath
+from oakum.snapshots.metadata import copy_metadata
+from oakum.snapshots.tree import open_directory, remove_tree
+
+# Two descriptors and two stack frames a level, below the usual limits of 1024 and 1000.
+_DEPTH_LIMIT: Final = 200
+_OPAQUE: Final = ("trusted.overlay.opaque", "user.overlay.opaque")
+# Shares the blocks of two files where the file system can (ioctl_ficlone(2)).
+_FICLONE: Final = 0x40049409
+_PIECE_BYTES: Final = 1 << 30
+
+
+def merge_layer(layer_fd: int, target_fd: int) -> None:
+    """Apply the layer directory to the target directory. Raises OSError, ResourceExhausted."""
+    _Merge(target_fd).directory(layer_fd, target_fd, "")
+
+
+class _Merge:
+    """One layer on its way into the target; remembers files with several names."""
+
+    def __init__(self, root_fd: int) -> None:
+        self._root_fd = root_fd
+        self._linked: dict[int, str] = {}  # inode in the layer → path of its first copy
+
+    def directory(self, source_fd: int, target_fd: int, path: str) -> None:
+        if path.count("/") >= _DEPTH_LIMIT:
+            raise ResourceExhausted(
+                "copy layer", path[:100], f"directories deeper than {_DEPTH_LIMIT} levels", hint="use overlay"
+            )
+        with os.scandir(source_fd) as entries:
+            found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        for name, status in found:
+            self._entry(source_fd, target_fd, f"{path}/{name}", name, status)
+        copy_metadata(source_fd, target_fd)  # last, since filling a directory changes its times
+
+    def _entry(self, source_fd: int, target_fd: int, path: str, name: str, status: os.stat_result) -> None:
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFDIR:
+            self._subdirectory(source_fd, target_fd, path, name)
+            return
+        remove_tree(target_fd, name)
+        if kind == stat.S_IFCHR and status.st_rdev == 0:
+            return  # a whiteout
+        if status.st_nlink > 1 and self._link(target_fd, path, name, status.st_ino):
+            return
+        if kind == stat.S_IFREG:
+            _copy_file(source_fd, target_fd, name)
+        elif kind == stat.S_IFLNK:
+            os.symlink(os.readlink(name, dir_fd=source_fd), name, dir_fd=target_fd)
+            os.chown(name, status.st_uid, status.st_gid, dir_fd=target_fd, follow_symlinks=False)
+            os.utime(
+                name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target_fd, follow_symlinks=False
+            )
+        else:
+            # Opening a device or pipe has effects: these are set by name, which is ours and no link.
+            os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target_fd)
+            os.chown(name, status.st_uid, status.st_gid, dir_fd=target_fd, follow_symlinks=False)
+            os.chmod(name, status.st_mode & 0o7777, dir_fd=target_fd)
+            os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target_fd)
+
+    def _subdirectory(self, source_fd: int, target_fd: int, path: str, name: str) -> None:
+        with open_directory(name, source_fd) as inner_fd:
+            if _is_opaque(inner_fd) or not _is_directory(target_fd, name):
+                remove_tree(target_fd, name)
+                os.mkdir(name, 0o700, dir_fd=target_fd)
+            with open_directory(name, target_fd) as made_fd:
+                self.directory(inner_fd, made_fd, path)
+
+    def _link(self, target_fd: int, path: str, name: str, inode: int) -> bool:
+        first = self._linked.setdefault(inode, path)
+        if first is path:
+            return False
+        with open_beneath(self._root_fd, first[1:], os.O_PATH | os.O_NOFOLLOW) as fd:
+            # Through its descriptor, since the first name may lie anywhere in the target.
+            os.link(f"/proc/self/fd/{fd.fileno()}", name, dst_dir_fd=target_fd, follow_symlinks=True)
+        return True
+
+
+def _is_opaque(directory_fd: int) -> bool:
+    for name in _OPAQUE:
+        try:
+            if os.getxattr(directory_fd, name) == b"y":
+                return True
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+                raise
+    return False
+
+
+def _is_directory(dir_fd: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _copy_file(source_dir_fd: int, target_dir_fd: int, name: str) -> None:
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    source_fd = os.open(name, os.O_RDONLY | flags, dir_fd=source_dir_fd)
+    try:
+        target_fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o600, dir_fd=target_dir_fd)
+        try:
+            _copy_content(source_fd, target_fd)
+            copy_metadata(source_fd, target_fd)
+        finally:
+            os.close(target_fd)
+    finally:
+        os.close(source_fd)
+
+
+def _copy_content(source_fd: int, target_fd: int) -> None:
+    try:
+        fcntl.ioctl(target_fd, _FICLONE, source_fd)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS):
+            raise
+    size = os.fstat(source_fd).st_size
+    os.ftruncate(target_fd, size)
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(source_fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # only a hole is left
+            raise
+        end = os.lseek(source_fd, start, os.SEEK_HOLE)
+        while start < end:
+            copied = os.copy_file_range(source_fd, target_fd, min(end - start, _PIECE_BYTES), start, start)
+            if copied == 0:
+                return  # the file was cut while it was copied
+            start += copied
+        offset = end
