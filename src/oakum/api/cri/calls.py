@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where blocking backend calls run: two bounded pools of threads, so that waiting never holds up asking.
+
+`quick` is for calls that answer within milliseconds (listing, status, statistics, create, start). `patient`
+is for calls that wait for somebody else: an exec, a container that takes its time to stop, a registry.
+A hundred of those leave the quick ones untouched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+QUICK_THREADS = 16
+PATIENT_THREADS = 128
+
+
+class Calls:
+    """The two pools. Threads are started when first needed."""
+
+    def __init__(self, *, quick_threads: int = QUICK_THREADS, patient_threads: int = PATIENT_THREADS) -> None:
+        self._quick = ThreadPoolExecutor(quick_threads, "quick")
+        self._patient = ThreadPoolExecutor(patient_threads, "patient")
+        self._running = 0
+
+    @property
+    def running(self) -> int:
+        """How many calls have begun and not ended, those whose client has gone included."""
+        return self._running
+
+    async def quick(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of `call`, which answers soon."""
+        return await self._run(self._quick, partial(call, *args, **kwargs))
+
+    async def patient(self, call: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of `call`, which may wait for long."""
+        return await self._run(self._patient, partial(call, *args, **kwargs))
+
+    async def _run(self, pool: Executor, call: Callable[[], R]) -> R:
+        # the thread logs in the context of the RPC that it works for
+        context = contextvars.copy_context()
+        future = pool.submit(context.run, call)
+        self._running += 1
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended))
+        return await asyncio.wrap_future(future)
+
+    def _ended(self) -> None:
+        self._running -= 1
+
+    def close(self) -> None:
+        """Take no more calls; those running go on, those waiting are dropped."""
+        self._quick.shutdown(wait=False, cancel_futures=True)
+        self._patient.shutdown(wait=False, cancel_futures=True)

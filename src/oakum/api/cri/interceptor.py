@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens around every RPC, once for all: NUL check, error to status code, one log line, one context.
+
+An error of ours becomes its gRPC code with operation, object, cause and hint as the message. Anything else is
+a bug: the client gets INTERNAL and a reference, the log gets the reference and the traceback. Requests
+themselves are never logged, only the ids in them: environment and credentials stay out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, Final, NoReturn, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from oakum.api.cri.convert.checks import refuse_nul
+from oakum.errors import OakumError, Unimplemented, grpc_status_number
+
+log = logging.getLogger(__name__)
+
+current_rpc: ContextVar[str] = ContextVar("current_rpc", default="")
+"""The RPC that this task or thread works for, for log lines."""
+
+# HTTP/2 peers accept header blocks of 8 KiB at least, and the message travels in one
+_MAX_DETAILS = 4096
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+# RPCs that only look: a kubelet makes several a second, so they are logged at debug level
+_LOOKS = ("List", "Stream", "Version", "Status", "RuntimeConfig", "ImageFsInfo", "ImageStatus", "ExecSync")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Callable[[Any, Context], Awaitable[Any]]
+_untyped = cast("Any", grpc)  # the stubs of these two functions know no types
+
+
+class Edge(grpc.aio.ServerInterceptor[Any, Any]):
+    """The interceptor of both services."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The handler of the RPC, wrapped; None for a method that CRI does not have (grpc answers that)."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        method = handler_call_details.method.rpartition("/")[2]
+        if handler.response_streaming:
+            return _untyped.unary_stream_rpc_method_handler(
+                _unimplemented_stream(method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        inner = cast("Handler", handler.unary_unary)
+        if not inspect.iscoroutinefunction(inner):  # the generated base class: nobody implements it here
+            inner = _unimplemented(method)
+        return _untyped.unary_unary_rpc_method_handler(
+            _around(method, inner),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _unimplemented(method: str) -> Handler:
+    async def handler(_request: Any, _context: Context) -> NoReturn:
+        raise Unimplemented("answer", method, "this version of oakum does not implement it")
+
+    return handler
+
+
+def _unimplemented_stream(method: str) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    async def handler(request: Any, context: Context) -> AsyncIterator[Any]:
+        yield await _around(method, _unimplemented(method))(request, context)
+
+    return handler
+
+
+def _around(method: str, inner: Handler) -> Handler:
+    async def handler(request: Message, context: Context) -> Any:
+        current_rpc.set(method)
+        began = time.monotonic()
+        code, details = grpc.StatusCode.OK, ""
+        try:
+            refuse_nul(request)
+            return await inner(request, context)
+        except OakumError as error:
+            code, details = _CODES[grpc_status_number(error)], str(error)
+        except asyncio.CancelledError:
+            code, details = grpc.StatusCode.CANCELLED, "the client gave up"
+            raise
+        except Exception:
+            # the edge of the process: a bug in one call must not end the others
+            reference = os.urandom(4).hex()
+            code, details = grpc.StatusCode.INTERNAL, f"internal error (reference {reference} in the log)"
+            log.exception("rpc failed by a bug", extra={"fields": {"reference": reference}})
+        finally:
+            _log(method, request, code, details, time.monotonic() - began)
+        return await context.abort(code, details[:_MAX_DETAILS])
+
+    return handler
+
+
+def _log(method: str, request: Message, code: grpc.StatusCode, details: str, seconds: float) -> None:
+    quiet = method.startswith(_LOOKS) or method.endswith(("Status", "Stats"))
+    level = logging.DEBUG if quiet and code is not grpc.StatusCode.INTERNAL else logging.INFO
+    if code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED) and not quiet:
+        level = logging.WARNING
+    if log.isEnabledFor(level):
+        fields = {**_subject(request), "code": code.name, "ms": round(seconds * 1e3, 1)}
+        if details:
+            fields["error"] = details
+        log.log(level, "rpc", extra={"fields": fields})
+
+
+def _subject(request: Message) -> dict[str, str]:
+    """The ids and names that the request is about."""
+    found: dict[str, str] = {}
+    for name in ("pod_sandbox_id", "container_id"):
+        if value := getattr(request, name, ""):
+            found[name] = str(value)
+    spec = getattr(request, "image", None)
+    if spec is not None and spec.image:
+        found["image"] = str(spec.image)
+    metadata = getattr(getattr(request, "config", None), "metadata", None)
+    if metadata is not None:
+        parts = (getattr(metadata, "namespace", ""), metadata.name)
+        found["name"] = "/".join(part for part in parts if part)
+    return found

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox."""
+
+# ruff: noqa: N802 - the methods are named as the RPCs are
+
+from __future__ import annotations
+
+import time
+
+from oakum.api.cri._proto import cri_pb2 as pb
+from oakum.api.cri.convert.checks import present
+from oakum.api.cri.convert.containers import write_container_status
+from oakum.api.cri.convert.runtime import sandbox_info
+from oakum.api.cri.convert.sandboxes import (
+    read_sandbox_config,
+    read_sandbox_filter,
+    write_sandbox,
+    write_sandbox_status,
+)
+from oakum.api.cri.rpc.base import Context, RuntimeRpcs
+from oakum.backend.status import ContainerFilter
+
+
+class SandboxRpcs(RuntimeRpcs):
+    """The life of a pod sandbox."""
+
+    async def RunPodSandbox(
+        self, request: pb.RunPodSandboxRequest, _context: Context
+    ) -> pb.RunPodSandboxResponse:
+        """Create and start a sandbox; a retry joins a first try that still runs. Spec: CRI v1 RunPodSandbox."""
+        config = read_sandbox_config(request.config)
+        sandbox_id = await self.calls.quick(
+            self.runtime.run_sandbox, config, runtime_handler=request.runtime_handler
+        )
+        return pb.RunPodSandboxResponse(pod_sandbox_id=sandbox_id)
+
+    async def StopPodSandbox(
+        self, request: pb.StopPodSandboxRequest, _context: Context
+    ) -> pb.StopPodSandboxResponse:
+        """Stop everything in the sandbox; succeeds for what is gone. Spec: CRI v1 StopPodSandbox."""
+        await self.calls.patient(self.runtime.stop_sandbox, present("pod_sandbox_id", request.pod_sandbox_id))
+        return pb.StopPodSandboxResponse()
+
+    async def RemovePodSandbox(
+        self, request: pb.RemovePodSandboxRequest, _context: Context
+    ) -> pb.RemovePodSandboxResponse:
+        """Remove the sandbox and its containers; succeeds for what is gone. Spec: CRI v1 RemovePodSandbox."""
+        await self.calls.patient(
+            self.runtime.remove_sandbox, present("pod_sandbox_id", request.pod_sandbox_id)
+        )
+        return pb.RemovePodSandboxResponse()
+
+    async def PodSandboxStatus(
+        self, request: pb.PodSandboxStatusRequest, _context: Context
+    ) -> pb.PodSandboxStatusResponse:
+        """One sandbox with the states of its containers at `timestamp`. Spec: CRI v1 PodSandboxStatus."""
+        # taken before reading, so that what changes afterwards is never older than the time we say
+        timestamp_ns = time.time_ns()
+        status = await self.calls.quick(
+            self.runtime.sandbox_status, present("pod_sandbox_id", request.pod_sandbox_id)
+        )
+        containers = await self.calls.quick(
+            self.runtime.list_containers, ContainerFilter(sandbox_id=status.id)
+        )
+        return pb.PodSandboxStatusResponse(
+            status=write_sandbox_status(status),
+            info=sandbox_info(status) if request.verbose else None,
+            containers_statuses=[write_container_status(c) for c in containers],
+            timestamp=timestamp_ns,
+        )
+
+    async def ListPodSandbox(
+        self, request: pb.ListPodSandboxRequest, _context: Context
+    ) -> pb.ListPodSandboxResponse:
+        """The sandboxes that match, newest first. Spec: CRI v1 ListPodSandbox."""
+        found = await self.calls.quick(self.runtime.list_sandboxes, read_sandbox_filter(request.filter))
+        return pb.ListPodSandboxResponse(items=[write_sandbox(s) for s in found])
