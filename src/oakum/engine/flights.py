@@ -87,14 +87,15 @@ class Flights(Generic[T]):
         if not first:
             flight.landed.wait()
             return flight.outcome()
-        result, error = None, None
         try:
             result = work(flight)
-        except BaseException as caught:
-            error = caught
+        except BaseException as error:
+            self._land(key, flight, None, error)
             raise
-        finally:
-            with self._guard:
-                del self._running[key]
-            flight.land(result, error)
+        self._land(key, flight, result, None)
         return result
+
+    def _land(self, key: Hashable, flight: Flight[T], result: T | None, error: BaseException | None) -> None:
+        with self._guard:
+            del self._running[key]
+        flight.land(result, error)

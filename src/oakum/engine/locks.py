@@ -15,7 +15,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from oakum.errors import DeadlineExceeded
@@ -133,7 +133,7 @@ class Locks:
         return True
 
     @contextmanager
-    def holding(self, name: str, *, timeout_s: float | None = None) -> Iterator[ObjectLock]:
+    def holding(self, name: str, *, timeout_s: float | None = None) -> Generator[ObjectLock]:
         """The lock for the time of a block; the block may `release(gone=True)` it early."""
         lock = self.acquire(name, timeout_s=timeout_s)
         try:
@@ -178,7 +178,7 @@ class SharedLock:
         self._local = threading.local()
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
+    def shared(self) -> Generator[None]:
         """Keep removers out."""
         depth = getattr(self._local, "depth", 0)
         if depth:
@@ -198,7 +198,7 @@ class SharedLock:
             os.close(fd)
 
     @contextmanager
-    def exclusive(self) -> Iterator[bool]:
+    def exclusive(self) -> Generator[bool]:
         """Whether everybody else could be kept out; does not wait."""
         fd = self._open()
         try:

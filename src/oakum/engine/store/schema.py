@@ -69,6 +69,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         FailedPrecondition: a newer oakum has written it.
     """
     while True:
+        version: int
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == VERSION:
             return
@@ -82,6 +83,7 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             # Somebody else may have migrated while we waited for the write lock.
+            current: int
             (current,) = connection.execute("PRAGMA user_version").fetchone()
             if current == version:
                 for statement in _statements(MIGRATIONS[version]):
