@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`oakum ps` and `oakum inspect`: what containers there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from oakum.cli import text
+from oakum.cli.complete import complete_container
+from oakum.cli.flags.words import parse_pairs
+from oakum.cli.lazy import TeachingCommand
+from oakum.cli.output import (
+    Column,
+    format_option,
+    no_trunc_option,
+    quiet_option,
+    write_json,
+    write_table,
+)
+from oakum.cli.report import report
+from oakum.cli.session import Session, pass_session
+from oakum.errors import OakumError
+
+if TYPE_CHECKING:
+    from oakum.backend.status import ContainerStatus, SandboxStatus
+
+_COLUMNS: Final = (
+    Column("ID", keep=True),
+    Column("NAME"),
+    Column("IMAGE"),
+    Column("COMMAND"),
+    Column("CREATED"),
+    Column("STATUS"),
+    Column("PORTS"),
+)
+
+
+def status_words(status: ContainerStatus, *, now_ns: int) -> str:
+    """The state as docker's users read it: "Up 3 minutes", "Exited (1) 2 hours ago"."""
+    if status.state == "running":
+        return "Up " + text.human_duration((now_ns - status.started_at_ns) / 1e9)
+    if status.state == "paused":
+        return "Paused"
+    if status.state == "created":
+        return "Created"
+    if status.state == "exited":
+        why = f", {status.reason}" if status.reason in ("OOMKilled", "StartError") else ""
+        return f"Exited ({status.exit_code}{why}) {text.human_age(status.finished_at_ns, now_ns=now_ns)}"
+    return "Unknown"
+
+
+def ports_words(sandbox: SandboxStatus | None) -> str:
+    """Published ports: "0.0.0.0:8080->80/tcp"."""
+    if sandbox is None:
+        return ""
+    return ", ".join(
+        f"{f'[{p.host_ip}]' if ':' in p.host_ip else p.host_ip or '0.0.0.0'}:{p.host_port}->{p.container_port}/{p.protocol}"  # noqa: S104 - what an empty address means
+        for p in sandbox.config.port_mappings
+        if p.host_port
+    )
+
+
+def container_row(status: ContainerStatus, sandbox: SandboxStatus | None) -> dict[str, Any]:
+    """The container as `ps --format json` writes it."""
+    return {
+        "id": status.id,
+        "name": status.config.metadata.name,
+        "image": status.config.user_specified_image or status.config.image,
+        "image_id": status.image_id,
+        "command": list(status.argv),
+        "state": status.state,
+        "exit_code": status.exit_code if status.state == "exited" else None,
+        "reason": status.reason,
+        "created_at": text.iso_time(status.created_at_ns),
+        "started_at": text.iso_time(status.started_at_ns),
+        "finished_at": text.iso_time(status.finished_at_ns),
+        "pid": status.pid,
+        "pod": status.sandbox_id,
+        "pod_name": sandbox.config.metadata.name if sandbox and not sandbox.config.owner else "",
+        "addresses": list(sandbox.addresses) if sandbox else [],
+        "ports": ports_words(sandbox),
+        "labels": status.config.labels,
+    }
+
+
+def _table_row(
+    status: ContainerStatus, sandbox: SandboxStatus | None, *, now_ns: int, full: bool
+) -> tuple[str, ...]:
+    name = status.config.metadata.name
+    if sandbox is not None and not sandbox.config.owner:
+        name = f"{sandbox.config.metadata.name}/{name}"
+    image = status.config.user_specified_image or status.config.image
+    command = " ".join(status.argv)
+    if not full:
+        command = text.shorten(command, 32)
+        image = text.short_id(image) if image.startswith("sha256:") else image
+    return (
+        status.id if full else text.short_id(status.id),
+        name,
+        image,
+        command,
+        text.human_age(status.created_at_ns, now_ns=now_ns),
+        status_words(status, now_ns=now_ns),
+        ports_words(sandbox),
+    )
+
+
+def _matches(status: ContainerStatus, *, states: tuple[str, ...], labels: dict[str, str], name: str) -> bool:
+    kept = status.config.labels
+    return (
+        (not states or status.state in states)
+        and all(key in kept and (not value or kept[key] == value) for key, value in labels.items())
+        and name in status.config.metadata.name
+    )
+
+
+@click.command(
+    cls=TeachingCommand,
+    examples=(
+        ("oakum ps", "what runs"),
+        ("oakum ps -a --label app=web", "all of one application, ended ones too"),
+        ("oakum ps -aq | xargs oakum rm -f", "away with everything"),
+        ("oakum ps --format json | jq '.[].addresses'", "for scripts"),
+    ),
+)
+@click.option("-a", "--all", "everything", is_flag=True, help="Also those that do not run.")
+@click.option("--latest", is_flag=True, help="Only the newest, in any state.")
+@click.option("-l", "--label", multiple=True, metavar="NAME[=VALUE]", help="Only those with this label.")
+@click.option("--name", "name", default="", metavar="TEXT", help="Only those whose name contains TEXT.")
+@click.option(
+    "--status",
+    "states",
+    multiple=True,
+    type=click.Choice(["created", "running", "paused", "exited", "unknown"]),
+    help="Only those in this state.",
+)
+@quiet_option("ids")
+@no_trunc_option
+@format_option
+@pass_session
+def ps(
+    session: Session,
+    *,
+    everything: bool,
+    latest: bool,
+    label: tuple[str, ...],
+    name: str,
+    states: tuple[str, ...],
+    quiet: bool,
+    no_trunc: bool,
+) -> int:
+    """List containers; without -a those that run."""
+    namespace = session.namespace
+    if not states and not everything and not latest:
+        states = ("running", "paused")
+    labels = parse_pairs("--label", label)
+    found = [
+        status
+        for status in namespace.list_containers()
+        if _matches(status, states=states, labels=labels, name=name)
+    ][: 1 if latest else None]
+    if quiet:
+        _write_ids((status.id for status in found), full=no_trunc)
+        return 0
+    sandboxes = {sandbox.id: sandbox for sandbox in namespace.list_sandboxes()}
+    if session.as_json:
+        write_json([container_row(status, sandboxes.get(status.sandbox_id)) for status in found])
+        return 0
+    now_ns = time.time_ns()
+    rows = [
+        _table_row(status, sandboxes.get(status.sandbox_id), now_ns=now_ns, full=no_trunc) for status in found
+    ]
+    write_table(_COLUMNS, rows, full=no_trunc)
+    return 0
+
+
+def _write_ids(ids: Iterable[str], *, full: bool) -> None:
+    for identifier in ids:
+        click.echo(identifier if full else text.short_id(identifier))
+
+
+@click.command(
+    cls=TeachingCommand,
+    examples=(
+        ("oakum inspect web", "status, configuration, runtime spec, snapshot"),
+        ("oakum inspect web | jq -r '.[0].status.pid'", "one value"),
+    ),
+)
+@format_option
+@click.argument("containers", nargs=-1, required=True, shell_complete=complete_container)
+@pass_session
+def inspect(session: Session, containers: tuple[str, ...]) -> int:
+    """Say all there is to say about containers, as a JSON list."""
+    code = 0
+    found: list[object] = []
+    for name in containers:
+        try:
+            found.append(session.namespace.inspect_container(name))
+        except OakumError as error:
+            code = report(error, as_json=session.as_json)
+    write_json(found)
+    return code

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results as tables or JSON on standard output.
+
+On a terminal a table fits its width (rich); elsewhere columns are aligned, nothing is cut, and rich is not imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import click
+
+from oakum.cli.lazy import SectionOption
+from oakum.cli.session import Session
+from oakum.cli.text import printable
+
+
+class Column(NamedTuple):
+    """A table's column: its title, and how it behaves where the terminal is narrow."""
+
+    title: str
+    keep: bool = False  # never cut
+    right: bool = False
+    ratio: int | None = None
+
+
+def format_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --format to a command; it overrides the global one."""
+
+    def remember(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            ctx.ensure_object(Session).format = value
+
+    return click.option(
+        "--format",
+        cls=SectionOption,
+        section="Output",
+        type=click.Choice(["table", "json"]),
+        callback=remember,
+        expose_value=False,
+        help="Write a table (default) or JSON.",
+    )(function)
+
+
+def no_trunc_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --no-trunc to a command."""
+    return click.option(
+        "--no-trunc",
+        cls=SectionOption,
+        section="Output",
+        is_flag=True,
+        help="Write ids and commands in full.",
+    )(function)
+
+
+def quiet_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add -q to a command, which then writes `what` only."""
+    return click.option(
+        "-q", "--quiet", cls=SectionOption, section="Output", is_flag=True, help=f"Write {what} only."
+    )
+
+
+def write_json(value: object) -> None:
+    """Write `value` as indented JSON; types of the backend become plain objects with all their fields."""
+    import msgspec  # the engine has it loaded already
+
+    text = msgspec.json.format(msgspec.json.encode(_plain(value)), indent=2).decode()
+    sys.stdout.write(text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    import msgspec
+
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
+    """The table as plain text: columns aligned, three blanks apart, nothing cut."""
+    cells = [[column.title for column in columns], *[[printable(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    lines: list[str] = []
+    for row in cells:
+        parts = [
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        lines.append("   ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def write_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, full: bool = False) -> None:
+    """Write a table; with `full` nothing is cut even on a terminal."""
+    if full or not sys.stdout.isatty():
+        sys.stdout.write(aligned(columns, rows) + "\n")
+        return
+    from rich.console import Console  # 50 ms that only a terminal is worth
+    from rich.text import Text
+
+    Console(highlight=False).print(rich_table(columns, rows, Text))
+
+
+def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], text: Callable[..., Any]) -> Any:
+    """The table for rich; `text` is rich's Text, whose content is never read as markup."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(
+            column.title,
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=None
+            if not column.keep
+            else max((len(r[columns.index(column)]) for r in rows), default=0),
+            justify="right" if column.right else "left",
+            ratio=column.ratio,
+        )
+    for row in rows:
+        table.add_row(*[text(printable(cell), style=_style(cell)) for cell in row])
+    return table
+
+
+def _style(cell: str) -> str:
+    word = cell.partition(" ")[0]
+    return {
+        "Up": "green",
+        "running": "green",
+        "ready": "green",
+        "ok": "green",
+        "Paused": "yellow",
+        "warn": "yellow",
+        "fail": "red",
+    }.get(word, "")
