@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -28,6 +29,7 @@ class Calls:
     def __init__(self, *, quick_threads: int = QUICK_THREADS, patient_threads: int = PATIENT_THREADS) -> None:
         self._quick = ThreadPoolExecutor(quick_threads, "quick")
         self._patient = ThreadPoolExecutor(patient_threads, "patient")
+        self._lock = threading.Lock()
         self._running = 0
 
     @property
@@ -47,13 +49,13 @@ class Calls:
         # the thread logs in the context of the RPC that it works for
         context = contextvars.copy_context()
         future = pool.submit(context.run, call)
-        self._running += 1
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended))
+        self._count(1)
+        future.add_done_callback(lambda _: self._count(-1))
         return await asyncio.wrap_future(future)
 
-    def _ended(self) -> None:
-        self._running -= 1
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._running += change
 
     def close(self) -> None:
         """Take no more calls; those running go on, those waiting are dropped."""

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import grpc
 import grpc.aio
@@ -40,7 +40,13 @@ Handler = Callable[[Any, Context], Awaitable[Any]]
 _untyped = cast("Any", grpc)  # the stubs of these two functions know no types
 
 
-class Edge(grpc.aio.ServerInterceptor[Any, Any]):
+if TYPE_CHECKING:  # generic in the stubs only
+    _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    _Interceptor = grpc.aio.ServerInterceptor
+
+
+class Edge(_Interceptor):
     """The interceptor of both services."""
 
     async def intercept_service(
