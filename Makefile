@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The names below are fixed: people and CI script against them.
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
