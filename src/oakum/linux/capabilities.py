@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capability sets of this thread: read, limit, set. Names and policy are `oci.capabilities`'. Source: capabilities(7)."""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+from oakum.linux.libc import Struct, bind, bind_call, byref, c_int, c_ulong, c_void_p, i32, u32
+
+_VERSION_3: Final = 0x20080522
+_PR_SET_KEEPCAPS: Final = 8
+_PR_CAPBSET_READ: Final = 23
+_PR_CAPBSET_DROP: Final = 24
+_PR_CAP_AMBIENT: Final = 47
+_AMBIENT_RAISE: Final = 2
+_AMBIENT_CLEAR_ALL: Final = 4
+
+
+class _Header(Struct):
+    _fields_ = [("version", u32), ("pid", i32)]
+
+
+class _Data(Struct):
+    _fields_ = [("effective", u32), ("permitted", u32), ("inheritable", u32)]
+
+
+_capget = bind_call("capget", c_void_p, c_void_p)
+_capset = bind_call("capset", c_void_p, c_void_p)
+_prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
+
+
+@functools.cache
+def last_capability() -> int:
+    """The highest capability this kernel knows."""
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return int(file.read())
+
+
+def permitted() -> int:
+    """The permitted set of this thread, as a bit mask. Raises OSError."""
+    header = _Header(_VERSION_3, 0)
+    data = (_Data * 2)()
+    _capget(byref(header), byref(data), target="own capabilities")
+    return int(data[0].permitted) | int(data[1].permitted) << 32
+
+
+def set_sets(*, effective: int, permitted: int, inheritable: int) -> None:
+    """Set three of the sets.
+
+    Source: capset(2). Raises OSError.
+    """
+    header = _Header(_VERSION_3, 0)
+    data = (_Data * 2)()
+    for index, shift in ((0, 0), (1, 32)):
+        data[index].effective = effective >> shift & 0xFFFFFFFF
+        data[index].permitted = permitted >> shift & 0xFFFFFFFF
+        data[index].inheritable = inheritable >> shift & 0xFFFFFFFF
+    _capset(byref(header), byref(data), target=f"capabilities {permitted:#x}")
+
+
+def limit_bounding(keep: int) -> None:
+    """Drop from the bounding set all that is not in `keep`. Raises OSError (EPERM without CAP_SETPCAP)."""
+    for number in range(last_capability() + 1):
+        if not keep >> number & 1:
+            _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0, target=f"PR_CAPBSET_DROP {number}")
+
+
+def bounding() -> int:
+    """The bounding set of this thread, as a bit mask."""
+    mask = 0
+    for number in range(last_capability() + 1):
+        mask |= _prctl(_PR_CAPBSET_READ, number, 0, 0, 0, target="PR_CAPBSET_READ") << number
+    return mask
+
+
+def set_ambient(mask: int) -> None:
+    """Make the ambient set exactly `mask`. Raises OSError (EPERM unless permitted and inheritable)."""
+    _prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0, target="PR_CAP_AMBIENT")
+    for number in range(last_capability() + 1):
+        if mask >> number & 1:
+            _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number, 0, 0, target=f"PR_CAP_AMBIENT_RAISE {number}")
+
+
+def keep_over_setuid(value: bool) -> None:  # noqa: FBT001 - the name says what the bool is
+    """Whether the permitted set survives leaving uid 0.
+
+    Source: prctl(2) PR_SET_KEEPCAPS.
+    """
+    _prctl(_PR_SET_KEEPCAPS, int(value), 0, 0, 0, target="PR_SET_KEEPCAPS")

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pseudo-terminals of a container's own devpts, and which terminal controls a session. Source: pts(4), ioctl_tty(2)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import termios
+from typing import Final
+
+from oakum.linux.fd import Fd
+from oakum.linux.libc import error
+from oakum.linux.paths import open_beneath
+
+_TIOCSPTLCK: Final = 0x40045431
+_TIOCGPTN: Final = 0x80045430
+_TIOCGPTPEER: Final = 0x5441
+_PTMX: Final = (5, 2)
+
+
+def open_pty(root_fd: int) -> tuple[Fd, Fd, str]:
+    """A new terminal from /dev/pts of the root: master, slave, and the slave's path in the container.
+
+    The slave is got from the master itself, so nothing in the container can pass off another file. Raises OSError.
+    """
+    path = "dev/pts/ptmx"
+    master = open_beneath(root_fd, path, os.O_RDWR | os.O_NOCTTY)
+    try:
+        status = os.fstat(master.fileno())
+        if not stat.S_ISCHR(status.st_mode) or (os.major(status.st_rdev), os.minor(status.st_rdev)) != _PTMX:
+            raise error("openat2", errno.ENOTTY, "/" + path)
+        fcntl.ioctl(master.fileno(), _TIOCSPTLCK, struct.pack("i", 0))
+        (number,) = struct.unpack("I", fcntl.ioctl(master.fileno(), _TIOCGPTN, b"\0" * 4))
+        slave = Fd(fcntl.ioctl(master.fileno(), _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except BaseException:
+        master.close()
+        raise
+    return master, slave, f"dev/pts/{number}"
+
+
+def set_size(fd: int, rows: int, columns: int) -> None:
+    """Tell a terminal its size in characters. Raises OSError."""
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def make_controlling(fd: int) -> None:
+    """Make the terminal `fd` the controlling one of this (new) session. Raises OSError."""
+    fcntl.ioctl(fd, termios.TIOCSCTTY, 0)

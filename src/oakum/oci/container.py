@@ -1,0 +1,493 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making a container and running further processes in it: the parent's side, as a library.
+
+`create` clones the container's first process and returns at once; what the child reports is read from `status_fd`
+when it becomes readable. The caller is single-threaded and the child's reaper. State on disk, stdio pumping and exit
+records are the caller's (the shim, `oakum oci`).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import Final, NamedTuple
+
+from oakum.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    OakumError,
+    SystemFailure,
+    from_dict,
+)
+from oakum.linux import namespaces as ns
+from oakum.linux import process as proc
+from oakum.linux.fd import Fd
+from oakum.linux.libc import call_name
+from oakum.linux.procfs import open_private_proc
+from oakum.model.rootfs import RootfsSource
+from oakum.oci import execution, init, rootfs
+from oakum.oci.cgroups import Cgroup, detect_layout
+from oakum.oci.cgroups.group import warm_up
+from oakum.oci.cgroups.layout import Layout, normalise_path
+from oakum.oci.credentials import plan_credentials
+from oakum.oci.handover import Handover, guard
+from oakum.oci.plan import Plan, make_plan
+from oakum.oci.spec import IdMapping, Process, Spec
+from oakum.oci.wire import Channel
+
+_EXEC_NAMESPACES: Final = (
+    ns.CLONE_NEWNS | ns.CLONE_NEWCGROUP | ns.CLONE_NEWUTS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET
+)
+
+
+class CreateRequest(NamedTuple):
+    """A container to make. Descriptors are borrowed until `create` returns.
+
+    `rootfs` None means the spec's root.path. `namespace_fds` (by runtime-spec name) win over what the spec says of
+    that namespace. `user` ("name", "name:group", "uid:gid"; "" = the spec's numbers) is resolved in the image.
+    """
+
+    container_id: str
+    spec: Spec
+    bundle: str
+    rootfs: RootfsSource | None = None
+    stdio: tuple[int, int, int] | None = None
+    namespace_fds: dict[str, int] = {}
+    user: str = ""
+    extra_groups: tuple[int, ...] = ()
+    strict_groups: bool = False
+    seccomp_bpf: bytes = b""
+
+
+class ExecRequest(NamedTuple):
+    """A process to run in the container whose first process is `container_pid` (a child of the caller).
+
+    `cgroup_path` "" leaves it in the caller's cgroup.
+    """
+
+    container_pid: int
+    process: Process
+    stdio: tuple[int, int, int] | None = None
+    cgroup_path: str = ""
+    user: str = ""
+    extra_groups: tuple[int, ...] = ()
+    strict_groups: bool = False
+    seccomp_bpf: bytes = b""
+    name: str = ""
+
+
+class Status(NamedTuple):
+    """What a child has reported: `stage` "created" (ready, waiting for `start`) or "running" (execve has happened)."""
+
+    stage: str
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+    console_fd: Fd | None = None
+
+
+class ContainerProcess:
+    """A child on its way to execve, and then the process itself. Owns `pidfd` and the channel; see `close`."""
+
+    def __init__(self, pid: int, pidfd: Fd, channel: Channel, warnings: tuple[str, ...] = ()) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self._channel = channel
+        self._warnings = warnings
+        self._created = False
+
+    @property
+    def status_fd(self) -> int:
+        """Poll it for reading, then call `read_status`."""
+        return self._channel.fileno()
+
+    def read_status(self) -> Status | None:
+        """What the child has reported since the last call; None: nothing yet. Never blocks.
+
+        Raises:
+            CommandNotRunnable: the command cannot be executed.
+            OakumError: whatever failed in the child, as it said it.
+            FailedPrecondition: the child died without a word.
+        """
+        try:
+            message = self._channel.receive(wait=False)
+        except BlockingIOError:
+            return None
+        if message is None:
+            if self._created:
+                return Status("running")
+            raise FailedPrecondition(
+                "set up container process",
+                f"pid {self.pid}",
+                "it ended before it was ready",
+                hint="was it killed, or out of memory?",
+            )
+        if message.kind == "error":
+            raise from_dict(message.body["error"])
+        body = message.body
+        self._created = True
+        return Status(
+            "created",
+            int(body["uid"]),
+            int(body["gid"]),
+            tuple(body["groups"]),
+            (*self._warnings, *body["warnings"]),
+            message.fds[0] if message.fds else None,
+        )
+
+    def wait_status(self, timeout_s: float = 30.0) -> Status:
+        """`read_status`, waiting for it. Raises DeadlineExceeded and what `read_status` raises."""
+        deadline = time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self.status_fd, select.POLLIN)
+        while True:
+            status = self.read_status()
+            if status is not None:
+                return status
+            left_ms = (deadline - time.monotonic()) * 1000
+            if left_ms <= 0:
+                raise DeadlineExceeded(
+                    "set up container process", f"pid {self.pid}", f"no word after {timeout_s} s"
+                )
+            poll.poll(left_ms)
+
+    def start(self) -> None:
+        """Let a created process go on to execve. Raises FailedPrecondition when it is gone."""
+        if not self._channel.send("start"):
+            raise FailedPrecondition("start container", f"pid {self.pid}", "its process has ended")
+
+    def signal(self, number: int) -> None:
+        """Signal the process; one that has ended is fine. Raises SystemFailure."""
+        try:
+            proc.pidfd_send_signal(self.pidfd.fileno(), number)
+        except ProcessLookupError:
+            return
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "signal", f"pid {self.pid}") from failure
+
+    def abort(self) -> None:
+        """Kill and reap it, and close what this object owns."""
+        self.signal(signal.SIGKILL)
+        try:
+            os.waitid(os.P_PIDFD, self.pidfd.fileno(), os.WEXITED)
+        except ChildProcessError:
+            pass  # reaped already
+        self.close()
+
+    def close(self) -> None:
+        """Give up the descriptors; the process goes on. Closing before `start` ends a created process."""
+        self._channel.close()
+        self.pidfd.close()
+
+
+InitProcess = ContainerProcess
+ExecProcess = ContainerProcess
+
+
+def create(request: CreateRequest) -> InitProcess:
+    """Clone the container's first process and make its cgroup; does not wait for the child.
+
+    The cgroup at linux.cgroupsPath is made and limited here; removing it (`Cgroup.remove`) is the caller's.
+
+    Raises:
+        InvalidArgument, Unimplemented: the spec cannot be carried out.
+        SystemFailure: clone or the cgroup failed; nothing is left behind but an empty cgroup.
+    """
+    spec = request.spec
+    linux = spec.get("linux") or {}
+    process = spec.get("process")
+    if process is None:
+        raise InvalidArgument("create container", request.container_id, "the spec has no process")
+    cgroup_path = normalise_path(linux["cgroupsPath"]) if linux.get("cgroupsPath") else ""
+    layout = detect_layout() if cgroup_path or _wants_cgroup_mount(spec) else None
+    plan = make_plan(
+        spec,
+        bundle=request.bundle,
+        layout=layout,
+        cgroup_path=cgroup_path,
+        joined=frozenset(request.namespace_fds),
+    )
+    if request.rootfs is None and not plan.root_path:
+        raise InvalidArgument(
+            "create container", request.container_id, "neither a root file system nor root.path"
+        )
+    user_namespace = "user" in plan.create or any(kind == "user" for kind, _ in plan.join)
+    credentials = plan_credentials(process, request.seccomp_bpf, own_user_namespace=user_namespace)
+    held = _Held()
+    try:
+        proc_fd = held.keep(_open_proc())
+        job = init.InitJob(
+            spec=spec,
+            plan=plan,
+            rootfs=request.rootfs,
+            join_fds=_join_fds(plan, request.namespace_fds, held),
+            unshare_kinds=(),
+            stdio=request.stdio,
+            handover=Handover(
+                name=request.container_id,
+                process=process,
+                credentials=credentials,
+                user=request.user,
+                extra_groups=request.extra_groups,
+                strict_groups=request.strict_groups,
+                proc_fd=proc_fd,
+                new_cgroup_namespace="cgroup" in plan.create,
+                create_cwd=True,
+                wait_for_start=True,
+            ),
+            mapped_by_parent="user" in plan.create,
+            has_cgroup=bool(cgroup_path),
+            opened=None,
+        )
+        if user_namespace:
+            job = job._replace(opened=_open_for_child(job, held))
+        return _launch(job, layout, cgroup_path)
+    finally:
+        held.close()
+
+
+def spawn_exec(request: ExecRequest) -> ExecProcess:
+    """Clone a process that joins the container and executes the command; does not wait for the child.
+
+    It does not wait for `start` either: "created" tells the user and the console, end-of-file that it runs.
+
+    Raises:
+        FailedPrecondition: the container's process has ended.
+        SystemFailure: clone or a descriptor failed.
+    """
+    process = request.process
+    held = _Held()
+    try:
+        pidfd = held.keep(_open_pidfd(request.container_pid))
+        own_user = _same_namespace(request.container_pid, "user")
+        flags = _EXEC_NAMESPACES | (0 if own_user else ns.CLONE_NEWUSER)
+        cgroup_fds, fallback_fds = _exec_cgroup_fds(request)
+        held.take(*cgroup_fds, *fallback_fds)
+        job = execution.ExecJob(
+            container_pidfd=pidfd,
+            namespace_flags=flags,
+            in_user_namespace=not own_user,
+            stdio=request.stdio,
+            cgroup_fds=cgroup_fds,
+            fallback_fds=fallback_fds,
+            handover=Handover(
+                name=request.name or f"exec-{request.container_pid}",
+                process=process,
+                credentials=plan_credentials(process, request.seccomp_bpf, own_user_namespace=not own_user),
+                user=request.user,
+                extra_groups=request.extra_groups,
+                strict_groups=request.strict_groups,
+                proc_fd=held.keep(_open_proc()),
+                new_cgroup_namespace=False,
+                create_cwd=False,
+                wait_for_start=False,
+            ),
+        )
+        ours, theirs = Channel.pair()
+
+        def body() -> None:
+            ours.close()
+            execution.run(job, theirs)
+
+        pid, child_pidfd = _clone(0, pidfd, guard(theirs, body), (ours, theirs))
+        theirs.close()
+        return ExecProcess(pid, child_pidfd, ours)
+    finally:
+        held.close()
+
+
+class _Held:
+    """Descriptors that the child inherits and the parent closes after clone."""
+
+    def __init__(self) -> None:
+        self._fds: list[Fd] = []
+
+    def keep(self, fd: Fd) -> int:
+        self._fds.append(fd)
+        return fd.fileno()
+
+    def take(self, *fds: Fd) -> None:
+        self._fds += fds
+
+    def close(self) -> None:
+        for fd in self._fds:
+            fd.close()
+
+
+def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str) -> InitProcess:
+    ours, theirs = Channel.pair()
+    kinds = [kind for kind in job.plan.create if kind != "cgroup"]
+    joins_user = any(kind == "user" for kind, _ in job.join_fds)
+    pid_fd = next((fd for kind, fd in job.join_fds if kind == "pid"), None)
+    if joins_user:
+        # New namespaces have to belong to the user namespace, so they are made after joining it.
+        job = job._replace(unshare_kinds=tuple(kind for kind in kinds if kind != "pid"))
+        kinds = [kind for kind in kinds if kind == "pid"]
+    job = job._replace(join_fds=tuple((kind, fd) for kind, fd in _ordered(job.join_fds) if kind != "pid"))
+
+    def body() -> None:
+        ours.close()
+        init.run(job, theirs)
+
+    pid, pidfd = _clone(ns.flags_of(kinds), pid_fd, guard(theirs, body), (ours, theirs))
+    theirs.close()
+    child = InitProcess(pid, pidfd, ours)
+    try:
+        if job.mapped_by_parent:
+            _write_mappings(pid, job.spec)
+            ours.send("mapped")
+        if cgroup_path:
+            assert layout is not None
+            child._warnings = _prepare_cgroup(layout, cgroup_path, job, ours)  # noqa: SLF001 - the same module
+    except BaseException:
+        child.abort()
+        raise
+    return child
+
+
+def _prepare_cgroup(layout: Layout, cgroup_path: str, job: init.InitJob, channel: Channel) -> tuple[str, ...]:
+    """Make and limit the group and send its descriptors, while the child is busy with its mounts."""
+    group = Cgroup(layout, cgroup_path)
+    group.create()
+    warnings = group.apply((job.spec.get("linux") or {}).get("resources") or {})
+    fds = group.join_fds()
+    try:
+        warm_up(layout)
+        channel.send("cgroup", None, tuple(fd.fileno() for fd in fds))
+    finally:
+        for fd in fds:
+            fd.close()
+    return tuple(warnings)
+
+
+def _clone(
+    flags: int, pid_namespace_fd: int | None, body: object, channels: tuple[Channel, Channel]
+) -> tuple[int, Fd]:
+    assert callable(body)
+    own: Fd | None = None
+    try:
+        if pid_namespace_fd is not None:
+            # Children are born into the joined PID namespace; ours is set back right after.
+            own = Fd(os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
+            ns.setns(pid_namespace_fd, ns.CLONE_NEWPID, target="pid namespace")
+        pid = proc.clone(flags, pidfd=True)
+        if pid == 0:
+            proc.run_and_exit(body)
+    except OSError as failure:
+        for channel in channels:
+            channel.close()
+        raise SystemFailure.from_os_error(
+            failure, call_name(failure) or "clone", "container process"
+        ) from failure
+    finally:
+        if own is not None:
+            with own:
+                ns.setns(own.fileno(), ns.CLONE_NEWPID, target="own pid namespace")
+    assert pid.pidfd is not None
+    return int(pid), pid.pidfd
+
+
+def _ordered(join_fds: tuple[tuple[str, int], ...]) -> list[tuple[str, int]]:
+    # The user namespace last: until then we have the host's rights to join the others.
+    return sorted(join_fds, key=lambda item: item[0] == "user")
+
+
+def _join_fds(plan: Plan, given: dict[str, int], held: _Held) -> tuple[tuple[str, int], ...]:
+    result: list[tuple[str, int]] = []
+    for kind, path in plan.join:
+        if kind in given:
+            result.append((kind, given[kind]))
+            continue
+        try:
+            result.append((kind, held.keep(Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC)))))
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "open", f"{kind} namespace {path}") from failure
+    return tuple(result)
+
+
+def _open_for_child(job: init.InitJob, held: _Held) -> tuple[Fd, dict[int, Fd]]:
+    """The root and bind sources, opened with the host's rights for a child in a user namespace."""
+    root = rootfs.open_root(job.rootfs, job.plan.root_path)
+    held.take(root)
+    sources = rootfs.open_sources(job.plan)
+    held.take(*sources.values())
+    return root, sources
+
+
+def _write_mappings(pid: int, spec: Spec) -> None:
+    linux = spec.get("linux") or {}
+    for file, mappings in (("uid_map", linux.get("uidMappings")), ("gid_map", linux.get("gidMappings"))):
+        write_id_map(f"/proc/{pid}/{file}", mappings or [])
+
+
+def write_id_map(path: str, mappings: list[IdMapping]) -> None:
+    """Write a user namespace's uid_map or gid_map.
+
+    Source: user_namespaces(7). Raises SystemFailure.
+    """
+    text = "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in mappings)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(
+            failure, "write", path, hint="do the mappings overlap?"
+        ) from failure
+
+
+def _wants_cgroup_mount(spec: Spec) -> bool:
+    return any((mount.get("type") or "") in ("cgroup", "cgroup2") for mount in spec.get("mounts") or [])
+
+
+def _open_proc() -> Fd:
+    try:
+        return open_private_proc()
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, call_name(failure) or "fsopen", "proc") from failure
+
+
+def _open_pidfd(pid: int) -> Fd:
+    try:
+        return proc.pidfd_open(pid)
+    except ProcessLookupError as failure:
+        raise FailedPrecondition(
+            "exec in container", f"pid {pid}", "the container's process has ended"
+        ) from failure
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "pidfd_open", f"pid {pid}") from failure
+
+
+def _same_namespace(pid: int, name: str) -> bool:
+    try:
+        theirs, ours = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")
+    except OSError as failure:
+        raise FailedPrecondition(
+            "exec in container", f"pid {pid}", "the container's process has ended"
+        ) from failure
+    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _exec_cgroup_fds(request: ExecRequest) -> tuple[tuple[Fd, ...], tuple[Fd, ...]]:
+    if not request.cgroup_path:
+        return (), ()
+    layout = detect_layout()
+    fds = Cgroup(layout, request.cgroup_path).join_fds()
+    fallback: list[Fd] = []
+    if layout.mode == "v2":
+        with open(
+            f"/proc/{request.container_pid}/cgroup", encoding="utf-8", errors="surrogateescape"
+        ) as file:
+            path = next((line.rstrip("\n")[3:] for line in file if line.startswith("0::")), "")
+        if path not in ("", "/", normalise_path(request.cgroup_path)):
+            try:
+                fallback = Cgroup(layout, path).join_fds()
+            except OakumError:
+                fallback = []  # it has just moved on; the group itself is tried
+    return tuple(fds), tuple(fallback)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Becoming the container's user: limits, groups, ids, capabilities, no_new_privs and seccomp, in the order that works.
+
+Planned in the parent (`Credentials`), applied in the child (`apply_*`). Nothing of the parent's groups or
+capabilities survives. Source: credentials(7), capabilities(7).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+from typing import Final, NamedTuple
+
+from oakum.errors import InvalidArgument, SystemFailure
+from oakum.linux import capabilities as kernel
+from oakum.linux import procfs, seccomp
+from oakum.linux.fd import Fd
+from oakum.linux.libc import call_name
+from oakum.linux.process import set_no_new_privs
+from oakum.oci.capabilities import CapabilitySets, masks
+from oakum.oci.spec import Process
+
+_ALL: Final = (1 << 64) - 1
+_INFINITY: Final = 0xFFFFFFFFFFFFFFFF
+
+
+class Credentials(NamedTuple):
+    """What the process becomes, user apart, which only the mounted image can tell."""
+
+    capabilities: CapabilitySets
+    no_new_privs: bool
+    seccomp_bpf: bytes
+    rlimits: tuple[tuple[int, str, int, int], ...]
+    oom_score_adj: int | None
+    umask: int
+    warnings: tuple[str, ...]
+
+
+def plan_credentials(process: Process, seccomp_bpf: bytes, *, own_user_namespace: bool) -> Credentials:
+    """Read from the spec what the child will apply.
+
+    Raises:
+        InvalidArgument: an rlimit with a name or values that cannot be.
+    """
+    # In a user namespace of its own the process starts with every capability there is.
+    available = _ALL if own_user_namespace else kernel.permitted() & kernel.bounding()
+    sets, warnings = masks(process.get("capabilities") or {}, available)
+    limits: list[tuple[int, str, int, int]] = []
+    for limit in process.get("rlimits") or []:
+        name = limit["type"]
+        number = getattr(resource, name, None) if name.startswith("RLIMIT_") else None
+        if not isinstance(number, int):
+            raise InvalidArgument(
+                "set resource limit", repr(name), "no such limit", hint="RLIMIT_NOFILE, for example"
+            )
+        if limit["soft"] > limit["hard"]:
+            raise InvalidArgument(
+                "set resource limit", name, f"soft {limit['soft']} is above hard {limit['hard']}"
+            )
+        limits.append((number, name, limit["soft"], limit["hard"]))
+    umask = (process.get("user") or {}).get("umask")
+    return Credentials(
+        capabilities=sets,
+        no_new_privs=bool(process.get("noNewPrivileges")),
+        seccomp_bpf=seccomp_bpf,
+        rlimits=tuple(limits),
+        oom_score_adj=process.get("oomScoreAdj"),
+        umask=0o022 if umask is None else umask,
+        warnings=tuple(warnings),
+    )
+
+
+def apply_limits(credentials: Credentials, proc_fd: int) -> list[str]:
+    """Resource limits and oom_score_adj; returns warnings for what the host forbids. Raises SystemFailure."""
+    warnings: list[str] = []
+    for number, name, soft, hard in credentials.rlimits:
+        warnings += _set_rlimit(number, name, _limit(soft), _limit(hard))
+    if credentials.oom_score_adj is not None:
+        warnings += _set_oom_score_adj(proc_fd, credentials.oom_score_adj)
+    return warnings
+
+
+def _limit(value: int) -> int:
+    return resource.RLIM_INFINITY if value == _INFINITY or value > 0x7FFFFFFFFFFFFFFF else value
+
+
+def _set_rlimit(number: int, name: str, soft: int, hard: int) -> list[str]:
+    try:
+        resource.setrlimit(number, (soft, hard))
+        return []
+    except (OSError, ValueError) as failure:
+        # Raising a hard limit needs CAP_SYS_RESOURCE, which some hosts withhold even from root.
+        if isinstance(failure, OSError) and failure.errno != errno.EPERM:
+            raise SystemFailure.from_os_error(failure, "setrlimit", name) from failure
+    _, highest = resource.getrlimit(number)
+    resource.setrlimit(number, (_lower(soft, highest), _lower(hard, highest)))
+    return [f"{name} stays at {_show(highest)}: this host forbids raising it to {_show(hard)}"]
+
+
+def _lower(a: int, b: int) -> int:
+    if a == resource.RLIM_INFINITY:
+        return b
+    return a if b == resource.RLIM_INFINITY else min(a, b)
+
+
+def _show(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)
+
+
+def _set_oom_score_adj(proc_fd: int, value: int) -> list[str]:
+    try:
+        procfs.write(proc_fd, "self/oom_score_adj", str(value))
+        return []
+    except PermissionError:
+        # Lowering it needs CAP_SYS_RESOURCE: keep what we have, as the kubelet does in user namespaces.
+        current = procfs.read(proc_fd, "self/oom_score_adj").strip()
+        return [f"oom_score_adj stays at {current}: this host forbids lowering it to {value}"]
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "write", "/proc/self/oom_score_adj") from failure
+
+
+def own_stdio(uid: int) -> None:
+    """Give the pipes and terminals at 0, 1 and 2 to the user, so that it can open /dev/stdout anew.
+
+    /dev/null and what cannot change owner (sockets of others, read-only files) stay as they are.
+    """
+    for number in (0, 1, 2):
+        status = os.fstat(number)
+        if status.st_uid == uid or stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            continue
+        if stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == 1:
+            continue
+        try:
+            os.fchown(number, uid, -1)
+        except OSError as failure:
+            if failure.errno not in (errno.EPERM, errno.EINVAL, errno.EROFS):
+                raise SystemFailure.from_os_error(failure, "fchown", f"stdio {number}") from failure
+
+
+def become(credentials: Credentials, uid: int, gid: int, groups: tuple[int, ...]) -> None:
+    """Take on the identity for good. Raises SystemFailure naming the call."""
+    sets = credentials.capabilities
+    try:
+        if credentials.no_new_privs:
+            set_no_new_privs()
+        elif credentials.seccomp_bpf:
+            # Without no_new_privs the filter needs CAP_SYS_ADMIN, which goes away below.
+            seccomp.load(credentials.seccomp_bpf)
+        kernel.limit_bounding(sets.bounding)
+        kernel.keep_over_setuid(True)
+        _set_ids(uid, gid, groups)
+        kernel.keep_over_setuid(False)
+        kernel.set_sets(effective=sets.effective, permitted=sets.permitted, inheritable=sets.inheritable)
+        kernel.set_ambient(sets.ambient & sets.permitted & sets.inheritable)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(
+            failure, call_name(failure) or "become user", f"{uid}:{gid}"
+        ) from failure
+    os.umask(credentials.umask)
+
+
+def _set_ids(uid: int, gid: int, groups: tuple[int, ...]) -> None:
+    for name, act in (
+        ("setgroups", lambda: os.setgroups(groups)),
+        ("setresgid", lambda: os.setresgid(gid, gid, gid)),
+        ("setresuid", lambda: os.setresuid(uid, uid, uid)),
+    ):
+        try:
+            act()
+        except OSError as failure:
+            hint = "is the id mapped in the user namespace?" if failure.errno == errno.EINVAL else ""
+            raise SystemFailure.from_os_error(failure, name, f"{uid}:{gid} {groups}", hint=hint) from failure
+
+
+def load_late_filter(credentials: Credentials) -> None:
+    """With no_new_privs the filter can come last, so that it need not allow what set-up does. Raises SystemFailure."""
+    if credentials.no_new_privs and credentials.seccomp_bpf:
+        try:
+            seccomp.load(credentials.seccomp_bpf)
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "seccomp", str(failure.filename or "")) from failure
+
+
+def set_exec_label(proc_fd: int, process: Process) -> None:
+    """Ask the security module for the spec's profile at the next execve. Raises SystemFailure."""
+    for path, value in (
+        ("thread-self/attr/apparmor/exec", _apparmor(process)),
+        ("thread-self/attr/exec", process.get("selinuxLabel") or ""),
+    ):
+        if value:
+            try:
+                procfs.write(proc_fd, path, value)
+            except OSError as failure:
+                raise SystemFailure.from_os_error(
+                    failure,
+                    "write",
+                    f"/proc/{path}",
+                    hint=f"does this host have the profile or label {value!r}?",
+                ) from failure
+
+
+def _apparmor(process: Process) -> str:
+    profile = process.get("apparmorProfile") or ""
+    return f"exec {profile}" if profile and profile != "unconfined" else ""
+
+
+def duplicate_stdio(stdio: tuple[int, int, int]) -> None:
+    """Make the three descriptors 0, 1 and 2, even where they overlap."""
+    held = [Fd(os.dup(number)) for number in stdio]
+    # dup gives numbers from 3 on only when 0-2 are taken, which Python sees to at its start.
+    for number, fd in enumerate(held):
+        os.dup2(fd.fileno(), number)
+    for fd in held:
+        fd.close()

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last part of a child's life before execve, the same for a container's first process and for an exec.
+
+Joins the cgroup, resolves the user, becomes it, finds the command, tells the parent, waits for its word, executes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Final, NamedTuple, NoReturn
+
+from oakum.errors import Internal, OakumError, SystemFailure
+from oakum.linux.fd import Fd
+from oakum.linux.libc import call_name
+from oakum.linux.mount import kernel_message, move_mount, open_tree
+from oakum.linux.namespaces import CLONE_NEWCGROUP, unshare
+from oakum.linux.paths import make_file_in_root, open_beneath
+from oakum.linux.process import close_from
+from oakum.linux.sysinfo import join_new_session_keyring
+from oakum.linux.terminal import make_controlling, open_pty, set_size
+from oakum.oci import command, credentials
+from oakum.oci.spec import Process
+from oakum.oci.users import Identity, home_of, resolve_user
+from oakum.oci.wire import Channel, die_unless
+
+# What a shell or a supervisor may have left ignored; execve keeps "ignored" (signal(7)).
+_RESET_SIGNALS: Final = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGPIPE,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGXFSZ,
+)
+
+
+class Handover(NamedTuple):
+    """What the end of both kinds of children needs. `proc_fd` is a private proc handle."""
+
+    name: str
+    process: Process
+    credentials: credentials.Credentials
+    user: str
+    extra_groups: tuple[int, ...]
+    strict_groups: bool
+    proc_fd: int
+    new_cgroup_namespace: bool
+    create_cwd: bool
+    wait_for_start: bool
+
+
+def guard(channel: Channel, body: Callable[[], None]) -> Callable[[], int]:
+    """A child's `body` whose failure reaches the parent as a structured error; the result is for `run_and_exit`."""
+
+    def guarded() -> int:
+        try:
+            body()
+        except OakumError as failure:
+            error: OakumError = failure
+        except OSError as failure:
+            error = SystemFailure.from_os_error(
+                failure,
+                call_name(failure) or "set up container",
+                str(failure.filename or ""),
+                hint=kernel_message(failure),
+            )
+        except Exception as failure:  # noqa: BLE001 - edge of the process: a bug must reach the parent too
+            where = traceback.extract_tb(sys.exc_info()[2])[-1]
+            error = Internal(
+                "set up container", f"{os.path.basename(where.filename)}:{where.lineno}", repr(failure)
+            )
+        channel.send("error", {"error": error.to_dict()})
+        return 1
+
+    return guarded
+
+
+def settle() -> None:
+    """First thing in a child: no inherited signal handling, no file creation mask."""
+    for number in _RESET_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0)
+    os.setsid()
+
+
+def open_console(root_fd: int, process: Process, *, bind: bool) -> tuple[Fd, Fd]:
+    """Master and slave of a new terminal of the container; with `bind` also put at /dev/console. Raises OSError."""
+    master, slave, path = open_pty(root_fd)
+    if size := process.get("consoleSize"):
+        set_size(master.fileno(), size["height"], size["width"])
+    if bind:
+        with open_beneath(root_fd, path, os.O_PATH) as named:
+            if os.fstat(named.fileno()).st_rdev != os.fstat(slave.fileno()).st_rdev:
+                raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY), "/" + path)
+            with (
+                open_tree(named.fileno(), "", clone=True) as tree,
+                make_file_in_root(root_fd, "/dev/console") as target,
+            ):
+                move_mount(tree.fileno(), target.fileno(), target="/dev/console")
+    return master, slave
+
+
+def take_console(slave: Fd) -> None:
+    """Make the terminal the stdio and the controlling terminal of this session. Raises OSError."""
+    credentials.duplicate_stdio((slave.fileno(), slave.fileno(), slave.fileno()))
+    slave.close()
+    make_controlling(0)
+
+
+def join_cgroup(fds: tuple[Fd, ...], fallback_fds: tuple[Fd, ...] = ()) -> None:
+    """Move this process into the groups whose cgroup.procs are given.
+
+    A v2 group with children of its own (a container that runs containers) takes no process: then the fallback is
+    used, the group its first process is in. Raises SystemFailure.
+    """
+    for index, fd in enumerate(fds):
+        try:
+            os.write(fd.fileno(), b"0")
+        except OSError as failure:
+            if failure.errno == errno.EBUSY and index < len(fallback_fds):
+                os.write(fallback_fds[index].fileno(), b"0")
+                continue
+            path = (
+                os.readlink(f"/proc/self/fd/{fd.fileno()}")
+                if os.path.exists("/proc/self/fd")
+                else "cgroup.procs"
+            )
+            raise SystemFailure.from_os_error(failure, "write", path) from failure
+    for fd in (*fds, *fallback_fds):
+        fd.close()
+
+
+def hand_over(h: Handover, channel: Channel, console: Fd | None, warnings: list[str]) -> NoReturn:
+    """From a finished root (now "/") to the running command. Raises OakumError, OSError."""
+    process = h.process
+    warnings = [*h.credentials.warnings, *warnings, *credentials.apply_limits(h.credentials, h.proc_fd)]
+    join_new_session_keyring(f"_ses.{h.name[:64]}")
+    env = parse_env(process.get("env") or [])
+    with Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        identity = _identity(h, root.fileno())
+        if "HOME" not in env:
+            env["HOME"] = identity.home or home_of(root.fileno(), identity.uid) or "/"
+    if h.new_cgroup_namespace:
+        unshare(CLONE_NEWCGROUP)
+    if h.create_cwd:
+        _make_cwd(process.get("cwd") or "/", identity)
+    credentials.set_exec_label(h.proc_fd, process)
+    credentials.own_stdio(identity.uid)
+    credentials.become(h.credentials, identity.uid, identity.gid, identity.groups)
+    _enter_cwd(process.get("cwd") or "/")
+    args = process.get("args") or []
+    path = command.find(args[0], env)
+    body = {"uid": identity.uid, "gid": identity.gid, "groups": list(identity.groups), "warnings": warnings}
+    told = channel.send("created", body, () if console is None else (console.fileno(),))
+    if console is not None:
+        console.close()
+    if not told:
+        os._exit(1)
+    if h.wait_for_start:
+        die_unless(channel.receive(), "start")
+    close_from(3, cloexec=True)
+    credentials.load_late_filter(h.credentials)
+    command.execute(path, args, env)
+
+
+def parse_env(env: list[str]) -> dict[str, str]:
+    """The environment as a mapping: the last of several settings wins, an entry without "=" is dropped."""
+    pairs = (entry.partition("=") for entry in env)
+    return {name: value for name, separator, value in pairs if separator}
+
+
+def _identity(h: Handover, root_fd: int) -> Identity:
+    if h.user or h.strict_groups or h.extra_groups:
+        text = h.user
+        if not text:
+            user = h.process.get("user") or {}
+            text = f"{user.get('uid') or 0}:{user.get('gid') or 0}"
+        return resolve_user(root_fd, text, extra_groups=h.extra_groups, strict_groups=h.strict_groups)
+    user = h.process.get("user") or {}
+    return Identity(user.get("uid") or 0, user.get("gid") or 0, tuple(user.get("additionalGids") or ()))
+
+
+def _make_cwd(cwd: str, identity: Identity) -> None:
+    """An image's working directory need not exist; it is made for root, as other runtimes do."""
+    if not os.path.isdir(cwd):
+        try:
+            os.makedirs(cwd, 0o755, exist_ok=True)
+        except OSError as failure:
+            raise SystemFailure.from_os_error(
+                failure, "make working directory", f"{cwd} for {identity.uid}:{identity.gid}"
+            ) from failure
+
+
+def _enter_cwd(cwd: str) -> None:
+    try:
+        os.chdir(cwd)
+        # A directory outside the root (through a leaked descriptor, CVE-2024-21626) has no path here.
+        if not os.getcwd().startswith("/"):
+            raise FileNotFoundError(errno.ENOENT, "outside of the container's root", cwd)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(
+            failure, "chdir", cwd, hint="process.cwd has to be a directory inside the container"
+        ) from failure

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conversation between a parent and the child that becomes the container's process.
+
+One SOCK_SEQPACKET pair, close-on-exec: a message is one packet of JSON, `{"kind": ..., ...}`, descriptors ride along
+by SCM_RIGHTS. The successful `execve` closes the child's end, so end-of-file without an error means "it runs".
+
+    parent                                     child
+      |  clone ------------------------------->  |   (everything it needs is inherited memory)
+      |  mapped ------------------------------>  |   only with a new user namespace: uid_map and gid_map are written
+      |                                          |   joins namespaces, mounts the root file system
+      |  cgroup  [fds of cgroup.procs] ------->  |   the group exists and has its limits
+      |                                          |   joins it, pivots, becomes the user, finds the command
+      |  <------------- created [console master] |   uid, gid, groups, warnings
+      |  start ------------------------------->  |
+      |  <------------------------- end of file  |   execve has happened
+      |  <-------------------------------- error |   instead of any of the child's messages: OakumError as a dict; the child exits
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Any, Final, NamedTuple
+
+from oakum.errors import Internal
+from oakum.linux.fd import Fd
+
+_MAX_BYTES: Final = 160 * 1024  # below the default send buffer, so that a packet never blocks half-way
+_MAX_FDS: Final = 64
+
+
+class Message(NamedTuple):
+    """One packet."""
+
+    kind: str
+    body: dict[str, Any]
+    fds: tuple[Fd, ...]
+
+
+class Channel:
+    """One end of the conversation."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        """The parent's and the child's end."""
+        parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(parent), cls(child)
+
+    def fileno(self) -> int:
+        """The descriptor, to poll for reading."""
+        return self._socket.fileno()
+
+    def send(self, kind: str, body: dict[str, Any] | None = None, fds: tuple[int, ...] = ()) -> bool:
+        """Send one message; False when the other side is gone. Raises OSError."""
+        data = json.dumps({**(body or {}), "kind": kind}).encode()
+        if len(data) > _MAX_BYTES:
+            raise Internal("tell parent", kind, f"message of {len(data)} bytes")
+        try:
+            if fds:
+                socket.send_fds(self._socket, [data], list(fds), socket.MSG_NOSIGNAL)
+            else:
+                self._socket.send(data, socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def receive(self, *, wait: bool = True) -> Message | None:
+        """The next message, or None at end-of-file. Raises BlockingIOError when there is none and not `wait`."""
+        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+        try:
+            data, numbers, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, _MAX_FDS, flags)
+        except ConnectionResetError:
+            return None
+        fds = tuple(Fd(number) for number in numbers)
+        if not data:
+            return None
+        body: dict[str, Any] = json.loads(data)
+        return Message(str(body.pop("kind")), body, fds)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+
+def die_unless(message: Message | None, kind: str) -> Message:
+    """`message` if it is what has to come next; else the parent is gone or gave up, and so does this child."""
+    if message is None or message.kind != kind:
+        os._exit(1)
+    return message
