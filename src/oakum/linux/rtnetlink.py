@@ -150,7 +150,7 @@ def _link_message(index: int = 0, *, up: bool = False) -> bytes:
     return _IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, flag, flag)
 
 
-def create_bridge(name: str, *, mac: str, mtu: int, alias: str) -> Request:
+def create_bridge(name: str, *, mac: str, mtu: int) -> Request:
     """Make a bridge that is up and forwards at once; one that exists is left as it is."""
     # A MAC of its own, else a bridge takes its lowest port's and changes it as pods come and go.
     payload = (
@@ -158,7 +158,6 @@ def create_bridge(name: str, *, mac: str, mtu: int, alias: str) -> Request:
         + text(_IFLA_IFNAME, name)
         + attribute(_IFLA_ADDRESS, mac_bytes(mac))
         + u32(_IFLA_MTU, mtu)
-        + text(_IFLA_IFALIAS, alias)
         + nested(
             _IFLA_LINKINFO,
             text(_IFLA_INFO_KIND, "bridge"),
@@ -223,6 +222,13 @@ def set_up(name: str) -> Request:
     """Set a link up."""
     # A name needs no number: ifi_index 0 makes the kernel look for it.
     return Request(_RTM_NEWLINK, 0, _link_message(up=True) + text(_IFLA_IFNAME, name), "set up link", name)
+
+
+def set_alias(name: str, alias: str) -> Request:
+    """Note on a link what it is for, where `ip link` shows it."""
+    # The kernel takes no alias while it creates a link.
+    payload = _link_message(up=True) + text(_IFLA_IFNAME, name) + text(_IFLA_IFALIAS, alias)
+    return Request(_RTM_NEWLINK, 0, payload, "set alias of", name)
 
 
 def delete_link(name: str) -> Request:

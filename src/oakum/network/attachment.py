@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Value types of the network: what a sandbox asks for and what it gets."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, Protocol
+
+INTERFACE: Final = "eth0"
+
+
+class PortRequest(Protocol):
+    """A host port that shall lead to the sandbox; `host_port` 0 asks for none.
+
+    `protocol` is "tcp", "udp" or "sctp"; `host_ip` empty means every address of the host.
+    """
+
+    @property
+    def container_port(self) -> int:
+        """The port inside."""
+        ...
+
+    @property
+    def host_port(self) -> int:
+        """The port on the host."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """The transport protocol."""
+        ...
+
+    @property
+    def host_ip(self) -> str:
+        """The host's address, or none in particular."""
+        ...
+
+
+class Attachment(NamedTuple):
+    """A sandbox's place in a network.
+
+    `addresses` has IPv4 first and then, where the host has it, IPv6; `gateways` answers it one to one.
+    `warnings` says what could not be done, for people.
+    """
+
+    sandbox_id: str
+    network: str
+    netns_path: str
+    host_interface: str
+    addresses: tuple[str, ...]
+    prefix_lengths: tuple[int, ...]
+    gateways: tuple[str, ...]
+    mac: str
+    mtu: int
+    interface: str = INTERFACE
+    hostname: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """The first address."""
+        return self.addresses[0]
+
+
+class InterfaceCounters(NamedTuple):
+    """Traffic of a sandbox's interface as seen from inside."""
+
+    name: str
+    rx_bytes: int
+    rx_errors: int
+    tx_bytes: int
+    tx_errors: int
+    rx_packets: int
+    tx_packets: int
+    rx_dropped: int
+    tx_dropped: int

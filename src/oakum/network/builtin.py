@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built-in network: a bridge with addresses from a pool, the way out, and host ports.
+
+The host side is the network namespace of the calling thread. What is told to the kernel follows from network.db, so
+that any process can complete or undo what a killed one began: addresses and ports are reserved first, links and
+rules follow, and all of it may be done again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from oakum.errors import FailedPrecondition, InvalidArgument, NotFound, OakumError
+from oakum.linux import rtnetlink
+from oakum.linux.netlink import NetlinkSocket
+from oakum.linux.netns import open_netns
+from oakum.network import links, sysctls
+from oakum.network.attachment import INTERFACE, Attachment, InterfaceCounters, PortRequest
+from oakum.network.database import AttachmentRow, NetworkDatabase, NetworkRow, PublishedPort
+from oakum.network.firewall import Firewall
+from oakum.network.pool import choose_subnet, host_interface_of, is_free, unique_local_subnet
+from oakum.network.ports import Binding, check_free, plan_bindings
+
+DEFAULT_NETWORK: Final = "default"
+_SUFFIX: Final = re.compile(r"[a-z0-9]{0,8}", re.ASCII)
+_ALIAS: Final = "oakum network "
+
+
+class BuiltinNetwork:
+    """The networks of one ROOT. Safe from many threads and processes at once."""
+
+    def __init__(self, database: str, *, name_suffix: str = "") -> None:
+        """Use the database at the absolute path `database`; nothing is opened yet.
+
+        `name_suffix` (at most eight letters and digits) tells this ROOT's bridge and table from those of others on
+        the machine. Raises InvalidArgument.
+        """
+        if not _SUFFIX.fullmatch(name_suffix):
+            raise InvalidArgument("open network", repr(name_suffix), "not a suffix for interface names")
+        self._path = database
+        self.bridge = f"oakum-{name_suffix}" if name_suffix else "oakum0"
+        self.table = self.bridge
+        self._guard = threading.RLock()
+        self._opened_database: NetworkDatabase | None = None
+        self._opened_route: NetlinkSocket | None = None
+        self._firewall = Firewall(self.table, self._firewall_state)
+
+    def close(self) -> None:
+        """Close what is open; networks and attachments stay."""
+        with self._guard:
+            self._firewall.close()
+            if self._opened_route is not None:
+                self._opened_route.close()
+                self._opened_route = None
+            if self._opened_database is not None:
+                self._opened_database.close()
+                self._opened_database = None
+
+    # Sandboxes
+
+    def setup(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        *,
+        network: str = DEFAULT_NETWORK,
+        port_mappings: Sequence[PortRequest] = (),
+        hostname: str = "",
+    ) -> Attachment:
+        """Attach the network namespace at `netns_path`: address, routes, way out, host ports. May be repeated.
+
+        Raises:
+            AlreadyExists: a host port is taken, by a process of the host or by another sandbox.
+            InvalidArgument: a port or address that is none.
+            NotFound: no such network.
+            ResourceExhausted: no address is left.
+            SystemFailure: the kernel refuses; nothing is left attached.
+        """
+        with self._guard, open_netns(netns_path) as netns:
+            row, bridge, warnings = self._ensure_network(network)
+            bindings = plan_bindings(port_mappings, with_ipv6=row.subnet6 is not None)
+            attached, is_new = self._reserve(sandbox_id, netns_path, row, hostname, bindings, mtu=bridge.mtu)
+            try:
+                plan = _link_plan(row, attached, bridge.ifindex)
+                has_ipv6 = links.connect(self._route, plan, netns_fd=netns.fileno(), netns_path=netns_path)
+                attached = self._publish(attached._replace(has_ipv6=has_ipv6), bindings)
+            except OakumError:
+                if is_new:
+                    self.teardown(sandbox_id)
+                raise
+            return _describe(row, attached, tuple(warnings))
+
+    def teardown(self, sandbox_id: str) -> None:
+        """Detach a sandbox: its address and ports are free for others. Succeeds for what is gone.
+
+        The link is not deleted here, which would take the kernel some 15 ms: it goes with the namespace, or with `gc`
+        where somebody keeps the namespace. Raises SystemFailure.
+        """
+        with self._guard:
+            if self._database.attachment(sandbox_id) is None:
+                return
+            with self._database.change():
+                attached = self._database.attachment(sandbox_id)
+                if attached is None:
+                    return
+                ports = self._published(attached, self._database.bindings(sandbox_id))
+                self._database.release(sandbox_id)
+                self._firewall.remove_ports(ports)
+
+    def attachment(self, sandbox_id: str) -> Attachment | None:
+        """A sandbox's attachment; None when it has none. Raises SystemFailure."""
+        with self._guard:
+            row = self._database.attachment(sandbox_id)
+            network = self._database.network(row.network) if row is not None else None
+            return _describe(network, row) if row is not None and network is not None else None
+
+    def attachments(self) -> list[Attachment]:
+        """All attachments. Raises SystemFailure."""
+        with self._guard:
+            networks = {network.name: network for network in self._database.networks()}
+            return [_describe(networks[row.network], row) for row in self._database.attachments()]
+
+    def published(self, sandbox_id: str) -> list[Binding]:
+        """The host ports of a sandbox. Raises SystemFailure."""
+        with self._guard:
+            return self._database.bindings(sandbox_id)
+
+    def usage(self, sandbox_id: str) -> InterfaceCounters | None:
+        """The traffic of a sandbox as seen from inside; None when it is not attached. Raises SystemFailure."""
+        with self._guard:
+            link = rtnetlink.get_link(self._route, host_interface_of(self.table, sandbox_id), stats=True)
+            return _seen_from_inside(link.stats) if link is not None else None
+
+    def usages(self) -> dict[str, InterfaceCounters]:
+        """The traffic of all attached sandboxes in one pass. Raises SystemFailure."""
+        with self._guard:
+            names = {row.host_interface: row.sandbox_id for row in self._database.attachments()}
+            return {
+                names[link.name]: _seen_from_inside(link.stats)
+                for link in rtnetlink.list_links(self._route, stats=True)
+                if link.name in names
+            }
+
+    # Networks
+
+    def networks(self) -> list[NetworkRow]:
+        """All networks that were used. Raises SystemFailure."""
+        with self._guard:
+            return self._database.networks()
+
+    def remove_network(self, name: str = DEFAULT_NETWORK) -> None:
+        """Remove a network's bridge, and with the last network all our rules; succeeds for what is gone.
+
+        The default network comes back with the next `setup`. Raises FailedPrecondition while a sandbox is attached.
+        """
+        with self._guard, self._database.change():
+            network = self._database.network(name)
+            if network is None:
+                return
+            users = [row.sandbox_id for row in self._database.attachments() if row.network == name]
+            if users:
+                raise FailedPrecondition("remove network", name, f"sandbox {users[0][:12]} is attached")
+            if len(self._database.networks()) == 1:
+                self._firewall.remove()
+            self._delete_ports_of(network, keep=())
+            self._route.execute([rtnetlink.delete_link(network.bridge)])
+            self._database.drop_network(name)
+            if self._database.networks():
+                self._firewall.forget_bridges()
+
+    def gc(self, live_ids: Collection[str]) -> list[str]:
+        """Free everything of sandboxes that are not in `live_ids`, and restore rules; the ids that were freed.
+
+        Raises SystemFailure.
+        """
+        with self._guard:
+            dead = [row.sandbox_id for row in self._database.attachments() if row.sandbox_id not in live_ids]
+            for sandbox_id in dead:
+                self.teardown(sandbox_id)
+            with self._database.change():
+                keep = [row.host_interface for row in self._database.attachments()]
+                networks = self._database.networks()
+                for network in networks:
+                    self._delete_ports_of(network, keep=keep)
+                if networks:
+                    self._firewall.replace()
+                    self._firewall.ensure()
+            self._delete_orphaned_bridges()
+            return dead
+
+    def warnings(self) -> list[str]:
+        """What on this host stands in the way of pods' traffic, for people. Raises SystemFailure."""
+        with self._guard:
+            found: list[str] = []
+            for network in self._database.networks():
+                found += self._enable(network)
+            return found + self._firewall.warnings()
+
+    # Steps
+
+    @property
+    def _database(self) -> NetworkDatabase:
+        if self._opened_database is None:
+            self._opened_database = NetworkDatabase(self._path)
+        return self._opened_database
+
+    @property
+    def _route(self) -> NetlinkSocket:
+        if self._opened_route is None:
+            self._opened_route = NetlinkSocket()
+        return self._opened_route
+
+    def _firewall_state(self) -> tuple[list[NetworkRow], list[PublishedPort]]:
+        ports: list[PublishedPort] = []
+        for row in self._database.attachments():
+            ports += self._published(row, self._database.bindings(row.sandbox_id))
+        return self._database.networks(), ports
+
+    def _published(self, attached: AttachmentRow, bindings: Sequence[Binding]) -> list[PublishedPort]:
+        network = self._database.network(attached.network)
+        if network is None:
+            return []
+        by_version = {4: str(links.interface_at(network.subnet4, attached.offset).ip)}
+        if attached.has_ipv6 and network.subnet6 is not None:
+            by_version[6] = str(links.interface_at(network.subnet6, attached.offset).ip)
+        return [
+            PublishedPort(binding, by_version[binding.version])
+            for binding in bindings
+            if binding.version in by_version
+        ]
+
+    def _ensure_network(self, name: str) -> tuple[NetworkRow, rtnetlink.Link, list[str]]:
+        network = self._database.network(name)
+        if network is not None:
+            bridge = links.bridge_is_ready(self._route, network)
+            if bridge is not None:
+                with self._database.change():
+                    self._firewall.ensure()
+                return network, bridge, self._enable(network)
+        elif name != DEFAULT_NETWORK:
+            raise NotFound("find network", repr(name), "no such network")
+        with links.host_network_lock(), self._database.change():
+            network = self._choose(name)
+            self._database.put_network(network)
+            bridge = links.make_bridge(self._route, network, alias=_ALIAS + self._path)
+            self._firewall.replace()
+            self._firewall.ensure()
+            warnings = self._firewall.ensure_legacy()
+        return network, bridge, [*self._enable(network), *warnings]
+
+    def _enable(self, network: NetworkRow) -> list[str]:
+        warnings = sysctls.enable_ipv4(network.bridge)
+        if network.subnet6 is not None:
+            warnings += sysctls.enable_ipv6(network.bridge)
+        return warnings
+
+    def _choose(self, name: str) -> NetworkRow:
+        """The network with a subnet that is free on this host now, which may not be the one it had before a reboot."""
+        network = self._database.network(name)
+        taken = links.taken_subnets(self._route, but_by=self.bridge)
+        if network is not None and is_free(network.subnet4, taken):
+            return network
+        for row in self._database.attachments():
+            if row.network == name and not os.path.exists(row.netns_path):
+                self._database.release(row.sandbox_id)
+        if network is not None and any(row.network == name for row in self._database.attachments()):
+            raise FailedPrecondition(
+                "make bridge",
+                self.bridge,
+                f"the host has another route to {network.subnet4} now",
+                hint="remove that route, or all sandboxes",
+            )
+        with_ipv6 = sysctls.has_ipv6() and links.host_has_ipv6_address(self._route)
+        subnet6 = unique_local_subnet(self._path) if with_ipv6 else None
+        return NetworkRow(name, self.bridge, choose_subnet(taken), subnet6)
+
+    def _reserve(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        network: NetworkRow,
+        hostname: str,
+        bindings: Sequence[Binding],
+        *,
+        mtu: int,
+    ) -> tuple[AttachmentRow, bool]:
+        host_interface = host_interface_of(self.table, sandbox_id)
+        with self._database.change():
+            found = self._database.attachment(sandbox_id)
+            if found is not None and found.network != network.name:
+                raise FailedPrecondition(
+                    "attach sandbox", sandbox_id[:12], f"it is attached to network {found.network}"
+                )
+            wanted = AttachmentRow(
+                sandbox_id, network.name, netns_path, hostname, host_interface, 0, mtu, has_ipv6=False
+            )
+            if found is None:
+                row = self._database.allocate(network, wanted)
+            else:
+                row = wanted._replace(offset=found.offset, has_ipv6=found.has_ipv6)
+                self._database.update_attachment(row)
+            held = self._database.bindings(sandbox_id)
+            self._database.reserve(sandbox_id, bindings)
+            # After the reservation, so that of two sandboxes the second hears of the first, not of its traffic.
+            check_free([binding for binding in bindings if binding not in held])
+        return row, found is None
+
+    def _publish(self, attached: AttachmentRow, bindings: Sequence[Binding]) -> AttachmentRow:
+        with self._database.change():
+            self._database.update_attachment(attached)
+            gone = [held for held in self._database.bindings(attached.sandbox_id) if held not in bindings]
+            if gone:
+                self._firewall.remove_ports(self._published(attached, gone))
+                self._database.drop_ports(attached.sandbox_id)
+                self._database.reserve(attached.sandbox_id, bindings)
+            self._firewall.add_ports(self._published(attached, bindings))
+        return attached
+
+    def _delete_ports_of(self, network: NetworkRow, *, keep: Collection[str]) -> None:
+        bridge = rtnetlink.get_link(self._route, network.bridge)
+        if bridge is None:
+            return
+        for port in rtnetlink.list_links(self._route, master=bridge.ifindex):
+            if port.name not in keep and port.name.startswith("oak") and port.kind == "veth":
+                self._route.execute([rtnetlink.delete_link(port.name)])
+
+    def _delete_orphaned_bridges(self) -> None:
+        """Delete bridges without ports whose store is gone from the disk; one that is wanted again is made again."""
+        found = rtnetlink.list_links(self._route)
+        masters = {link.master for link in found}
+        for link in found:
+            store = link.alias.removeprefix(_ALIAS)
+            if link.kind != "bridge" or store == link.alias or link.ifindex in masters:
+                continue
+            if not os.path.exists(store):
+                orphan = Firewall(link.name, lambda: ((), ()))
+                try:
+                    orphan.remove()
+                finally:
+                    orphan.close()
+                self._route.execute([rtnetlink.delete_link(link.name)])
+
+
+def _link_plan(network: NetworkRow, attached: AttachmentRow, bridge_index: int) -> links.LinkPlan:
+    subnet6 = network.subnet6
+    return links.LinkPlan(
+        attached.host_interface,
+        bridge_index,
+        attached.mtu,
+        links.interface_at(network.subnet4, attached.offset),
+        links.interface_at(subnet6, attached.offset) if subnet6 is not None else None,
+        links.interface_at(network.subnet4, 1).ip,
+        links.interface_at(subnet6, 1).ip if subnet6 is not None else None,
+    )
+
+
+def _describe(network: NetworkRow, row: AttachmentRow, warnings: tuple[str, ...] = ()) -> Attachment:
+    plan = _link_plan(network, row, 0)
+    inner = [plan.address4]
+    gateways = [str(plan.gateway4)]
+    if row.has_ipv6 and plan.address6 is not None:
+        inner.append(plan.address6)
+        gateways.append(str(plan.gateway6))
+    return Attachment(
+        row.sandbox_id,
+        row.network,
+        row.netns_path,
+        row.host_interface,
+        tuple(str(address.ip) for address in inner),
+        tuple(address.network.prefixlen for address in inner),
+        tuple(gateways),
+        plan.mac,
+        row.mtu,
+        hostname=row.hostname,
+        warnings=warnings,
+    )
+
+
+def _seen_from_inside(stats: rtnetlink.LinkStats) -> InterfaceCounters:
+    """What the host's end sent is what the sandbox received."""
+    return InterfaceCounters(
+        INTERFACE,
+        rx_bytes=stats.tx_bytes,
+        rx_errors=stats.tx_errors,
+        tx_bytes=stats.rx_bytes,
+        tx_errors=stats.rx_errors,
+        rx_packets=stats.tx_packets,
+        tx_packets=stats.rx_packets,
+        rx_dropped=stats.tx_dropped,
+        tx_dropped=stats.rx_dropped,
+    )

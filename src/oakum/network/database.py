@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""network.db: networks, who is attached with which address, and who has which host port.
+
+Owns all SQL of the network. Every change is one transaction that begins with the write lock (BEGIN IMMEDIATE), so
+processes take turns and a killed one leaves nothing half done.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sqlite3
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from oakum.errors import AlreadyExists, SystemFailure
+from oakum.network.pool import next_offset
+from oakum.network.ports import Binding
+
+_BUSY_S: Final = 60.0
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS networks (
+    name TEXT PRIMARY KEY, bridge TEXT NOT NULL UNIQUE, subnet4 TEXT NOT NULL, subnet6 TEXT NOT NULL,
+    last_offset INTEGER NOT NULL DEFAULT 1) STRICT;
+CREATE TABLE IF NOT EXISTS attachments (
+    sandbox_id TEXT PRIMARY KEY, network TEXT NOT NULL REFERENCES networks (name), netns_path TEXT NOT NULL,
+    hostname TEXT NOT NULL, host_interface TEXT NOT NULL UNIQUE, offset INTEGER NOT NULL,
+    mtu INTEGER NOT NULL DEFAULT 0, has_ipv6 INTEGER NOT NULL DEFAULT 0, UNIQUE (network, offset)) STRICT;
+CREATE TABLE IF NOT EXISTS ports (
+    protocol TEXT NOT NULL, host_ip TEXT NOT NULL, host_port INTEGER NOT NULL, container_port INTEGER NOT NULL,
+    sandbox_id TEXT NOT NULL REFERENCES attachments (sandbox_id) ON DELETE CASCADE,
+    PRIMARY KEY (protocol, host_ip, host_port)) STRICT;
+CREATE INDEX IF NOT EXISTS ports_of_sandbox ON ports (sandbox_id);
+PRAGMA user_version = 1;
+"""
+
+
+class NetworkRow(NamedTuple):
+    """A network; `subnet6` is None where it has no IPv6."""
+
+    name: str
+    bridge: str
+    subnet4: ipaddress.IPv4Network
+    subnet6: ipaddress.IPv6Network | None
+
+
+class AttachmentRow(NamedTuple):
+    """A sandbox's row; `offset` counts from the start of both subnets."""
+
+    sandbox_id: str
+    network: str
+    netns_path: str
+    hostname: str
+    host_interface: str
+    offset: int
+    mtu: int
+    has_ipv6: bool
+
+
+class PublishedPort(NamedTuple):
+    """A host port and where it leads."""
+
+    binding: Binding
+    address: str
+
+
+class NetworkDatabase:
+    """One connection to network.db. Not thread-safe: the caller holds a lock."""
+
+    def __init__(self, path: str) -> None:
+        """Open or make the database at `path`. Raises SystemFailure."""
+        self.path = path
+        try:
+            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise SystemFailure("open network database", path, str(error)) from error
+        try:
+            self._connection.execute("PRAGMA foreign_keys = ON")
+            # A power cut may take the last changes, never the database; after it the sandboxes are gone, too.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            if self._connection.execute("PRAGMA user_version").fetchone() == (0,):
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise SystemFailure("open network database", path, str(error)) from error
+
+    def close(self) -> None:
+        """Close it; twice is fine."""
+        self._connection.close()
+
+    @contextmanager
+    def change(self) -> Generator[None]:
+        """A transaction that no other process's change overlaps; rolled back when the block raises."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise SystemFailure("lock network database", self.path, str(error)) from error
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise SystemFailure("change network database", self.path, str(error)) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _query(self, statement: str, *values: str | int) -> list[tuple[str, ...]]:
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise SystemFailure("read network database", self.path, str(error)) from error
+
+    def networks(self) -> list[NetworkRow]:
+        """All networks."""
+        rows = self._query("SELECT name, bridge, subnet4, subnet6 FROM networks ORDER BY name")
+        return [
+            NetworkRow(
+                name,
+                bridge,
+                ipaddress.IPv4Network(subnet4),
+                ipaddress.IPv6Network(subnet6) if subnet6 else None,
+            )
+            for name, bridge, subnet4, subnet6 in rows
+        ]
+
+    def network(self, name: str) -> NetworkRow | None:
+        """The network called `name`."""
+        return next((network for network in self.networks() if network.name == name), None)
+
+    def put_network(self, network: NetworkRow) -> None:
+        """Add or change a network; within `change`."""
+        self._connection.execute(
+            "INSERT INTO networks (name, bridge, subnet4, subnet6) VALUES (?, ?, ?, ?) ON CONFLICT (name)"
+            " DO UPDATE SET bridge = excluded.bridge, subnet4 = excluded.subnet4, subnet6 = excluded.subnet6",
+            (network.name, network.bridge, str(network.subnet4), str(network.subnet6 or "")),
+        )
+
+    def drop_network(self, name: str) -> None:
+        """Forget a network; within `change`."""
+        self._connection.execute("DELETE FROM networks WHERE name = ?", (name,))
+
+    def attachments(self) -> list[AttachmentRow]:
+        """All attachments."""
+        return self._attachments("")
+
+    def attachment(self, sandbox_id: str) -> AttachmentRow | None:
+        """The attachment of a sandbox."""
+        return next(iter(self._attachments("WHERE sandbox_id = ?", sandbox_id)), None)
+
+    def _attachments(self, condition: str, *values: str) -> list[AttachmentRow]:
+        rows = self._query(
+            "SELECT sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6"  # noqa: S608
+            f" FROM attachments {condition}",
+            *values,
+        )
+        return [
+            AttachmentRow(row[0], row[1], row[2], row[3], row[4], int(row[5]), int(row[6]), bool(row[7]))
+            for row in rows
+        ]
+
+    def allocate(self, network: NetworkRow, wanted: AttachmentRow) -> AttachmentRow:
+        """Give a sandbox the next address; within `change`. Raises ResourceExhausted."""
+        used = {
+            int(row[0])
+            for row in self._query("SELECT offset FROM attachments WHERE network = ?", network.name)
+        }
+        ((last,),) = self._query("SELECT last_offset FROM networks WHERE name = ?", network.name)
+        offset = next_offset(network.subnet4.num_addresses, int(last), used)
+        row = wanted._replace(offset=offset)
+        self._connection.execute(
+            "INSERT INTO attachments (sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        self._connection.execute("UPDATE networks SET last_offset = ? WHERE name = ?", (offset, network.name))
+        return row
+
+    def update_attachment(self, row: AttachmentRow) -> None:
+        """Change where a sandbox's namespace is and what its link is like; within `change`."""
+        self._connection.execute(
+            "UPDATE attachments SET netns_path = ?, hostname = ?, mtu = ?, has_ipv6 = ? WHERE sandbox_id = ?",
+            (row.netns_path, row.hostname, row.mtu, row.has_ipv6, row.sandbox_id),
+        )
+
+    def release(self, sandbox_id: str) -> None:
+        """Forget a sandbox's address and ports; within `change`."""
+        self._connection.execute("DELETE FROM attachments WHERE sandbox_id = ?", (sandbox_id,))
+
+    def bindings(self, sandbox_id: str) -> list[Binding]:
+        """The host ports of a sandbox."""
+        rows = self._query(
+            "SELECT protocol, host_ip, host_port, container_port FROM ports WHERE sandbox_id = ?", sandbox_id
+        )
+        return [Binding(row[0], row[1], int(row[2]), int(row[3])) for row in rows]
+
+    def reserve(self, sandbox_id: str, bindings: Sequence[Binding]) -> None:
+        """Take host ports for a sandbox; within `change`.
+
+        Raises:
+            AlreadyExists: another sandbox has one.
+        """
+        for wanted in bindings:
+            rows = self._query(
+                "SELECT protocol, host_ip, host_port, container_port, sandbox_id FROM ports"
+                " WHERE protocol = ? AND host_port = ?",
+                wanted.protocol,
+                wanted.host_port,
+            )
+            for row in rows:
+                held = Binding(row[0], row[1], int(row[2]), int(row[3]))
+                if row[4] != sandbox_id and wanted.clashes_with(held):
+                    raise AlreadyExists(
+                        "publish port",
+                        str(wanted),
+                        f"sandbox {row[4][:12]} has {held}",
+                        hint="stop that sandbox or choose another host port",
+                    )
+            self._connection.execute(
+                "INSERT OR REPLACE INTO ports (protocol, host_ip, host_port, container_port, sandbox_id)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (*wanted, sandbox_id),
+            )
+
+    def drop_ports(self, sandbox_id: str) -> None:
+        """Give back the host ports of a sandbox; within `change`."""
+        self._connection.execute("DELETE FROM ports WHERE sandbox_id = ?", (sandbox_id,))

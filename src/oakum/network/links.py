@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bridges, and links between them and sandboxes: plans for netlink made and carried out. Knows no database."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import ipaddress
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from oakum.errors import FailedPrecondition, SystemFailure, Unavailable
+from oakum.linux import rtnetlink
+from oakum.linux.netlink import NetlinkSocket
+from oakum.linux.netns import inside, own_netns
+from oakum.network.attachment import INTERFACE
+from oakum.network.database import NetworkRow
+from oakum.network.pool import mac_of
+
+_DEFAULT_MTU: Final = 1500
+_LOCK_TIMEOUT_S: Final = 30.0
+_LOCK_PAUSE_S: Final = 0.005
+# The kernel's answer to an IPv6 address on an interface where net.ipv6.conf.*.disable_ipv6 is set.
+_IPV6_OFF: Final = frozenset({errno.EACCES, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
+
+
+class LinkPlan(NamedTuple):
+    """One sandbox's link: the host's end, and what the inner end is to have."""
+
+    host_interface: str
+    bridge_index: int
+    mtu: int
+    address4: rtnetlink.Interface
+    address6: rtnetlink.Interface | None
+    gateway4: rtnetlink.Address
+    gateway6: rtnetlink.Address | None
+
+    @property
+    def mac(self) -> str:
+        """The inner end's MAC."""
+        address = self.address4.ip
+        assert address.version == 4
+        return mac_of(address)
+
+
+@contextmanager
+def host_network_lock() -> Generator[None]:
+    """Keep others that hold this lock from making bridges in this network namespace.
+
+    The lock is on the namespace itself, so stores that know nothing of each other choose their subnets in turn.
+    """
+    with own_netns() as netns:
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(netns.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Unavailable(
+                        "lock host network", "", f"another process has held it for {_LOCK_TIMEOUT_S:.0f} s"
+                    ) from None
+                time.sleep(_LOCK_PAUSE_S)
+        yield
+
+
+def bridge_is_ready(route: NetlinkSocket, network: NetworkRow) -> rtnetlink.Link | None:
+    """The network's bridge when it is up and has its addresses, else None. Raises SystemFailure."""
+    link = rtnetlink.get_link(route, network.bridge)
+    if link is None or not link.is_up:
+        return None
+    have = {address.interface for address in rtnetlink.list_addresses(route, index=link.ifindex)}
+    return link if have.issuperset(gateways(network)) else None
+
+
+def gateways(network: NetworkRow) -> list[rtnetlink.Interface]:
+    """The addresses of a network's bridge: the first of each subnet."""
+    found: list[rtnetlink.Interface] = [interface_at(network.subnet4, 1)]
+    if network.subnet6 is not None:
+        found.append(interface_at(network.subnet6, 1))
+    return found
+
+
+def interface_at(subnet: rtnetlink.Network, offset: int) -> rtnetlink.Interface:
+    """The address at `offset` with the subnet's prefix."""
+    value = int(subnet.network_address) + offset
+    if subnet.version == 4:
+        return ipaddress.IPv4Interface((value, subnet.prefixlen))
+    return ipaddress.IPv6Interface((value, subnet.prefixlen))
+
+
+def make_bridge(route: NetlinkSocket, network: NetworkRow, *, alias: str) -> rtnetlink.Link:
+    """The network's bridge, made or completed; within `host_network_lock`.
+
+    Raises:
+        FailedPrecondition: something else has its name.
+        SystemFailure: the kernel refuses.
+    """
+    digest = hashlib.sha256(alias.encode(errors="surrogateescape") + network.bridge.encode()).digest()
+    mac = (b"\x02" + digest[:5]).hex(":")
+    route.execute([rtnetlink.create_bridge(network.bridge, mac=mac, mtu=uplink_mtu(route))])
+    link = rtnetlink.get_link(route, network.bridge)
+    if link is None or link.kind != "bridge":
+        raise FailedPrecondition(
+            "make bridge", network.bridge, "an interface of another kind has this name", hint="rename it"
+        )
+    route.execute([rtnetlink.set_up(network.bridge), rtnetlink.set_alias(network.bridge, alias)])
+    route.execute(
+        [rtnetlink.add_address(link.ifindex, own, subject=network.bridge) for own in gateways(network)]
+    )
+    return link
+
+
+def uplink_mtu(route: NetlinkSocket) -> int:
+    """The MTU of the host's default route, so that pods send nothing that it cannot carry."""
+    links = {link.ifindex: link for link in rtnetlink.list_links(route)}
+    found = [
+        links[r.link_index].mtu
+        for r in rtnetlink.list_routes(route)
+        if r.destination.prefixlen == 0 and r.is_unicast and r.link_index in links
+    ]
+    return min(found, default=_DEFAULT_MTU)
+
+
+def taken_subnets(route: NetlinkSocket, *, but_by: str) -> list[rtnetlink.Network]:
+    """What the host has routes to or addresses in, but for those of one bridge."""
+    own = rtnetlink.get_link(route, but_by)
+    index = own.ifindex if own is not None else -1
+    routes = [r.destination for r in rtnetlink.list_routes(route) if r.link_index != index]
+    addresses = [a.interface.network for a in rtnetlink.list_addresses(route) if a.ifindex != index]
+    return routes + addresses
+
+
+def host_has_ipv6_address(route: NetlinkSocket) -> bool:
+    """Whether some interface that is no bridge of ours has an IPv6 address that is not link-local."""
+    links = {link.ifindex: link for link in rtnetlink.list_links(route)}
+    for address in rtnetlink.list_addresses(route):
+        link = links.get(address.ifindex)
+        if address.interface.version != 6 or address.scope != 0 or link is None:
+            continue
+        if not link.flags & rtnetlink.IFF_LOOPBACK and not link.name.startswith("oakum"):
+            return True
+    return False
+
+
+def connect(route: NetlinkSocket, plan: LinkPlan, *, netns_fd: int, netns_path: str) -> bool:
+    """Link a namespace to the bridge and set it up inside; whether IPv6 could be set up, too.
+
+    What is there already is kept when it is right, else made anew. Raises SystemFailure.
+    """
+    with inside(netns_fd, NetlinkSocket, subject=netns_path) as inner:
+        link = _existing(route, inner, plan)
+        if link is None:
+            route.execute([rtnetlink.delete_link(plan.host_interface)] if _is_there(route, plan) else [])
+            create = rtnetlink.create_veth(
+                plan.host_interface,
+                bridge_index=plan.bridge_index,
+                mtu=plan.mtu,
+                peer_name=INTERFACE,
+                peer_mac=plan.mac,
+                peer_netns_fd=netns_fd,
+            )
+            # An existing link of that name was ruled out: it must not be taken for ours.
+            route.execute([create._replace(tolerated=frozenset())])
+            link = rtnetlink.get_link(inner, INTERFACE)
+        route.execute([rtnetlink.set_hairpin(plan.host_interface)])
+        if link is None:
+            raise SystemFailure("look up link", INTERFACE, "it vanished while it was set up")
+        return _set_up_inside(inner, link, plan)
+
+
+def _is_there(route: NetlinkSocket, plan: LinkPlan) -> bool:
+    return rtnetlink.get_link(route, plan.host_interface) is not None
+
+
+def _existing(route: NetlinkSocket, inner: NetlinkSocket, plan: LinkPlan) -> rtnetlink.Link | None:
+    """The inner end when both ends are as planned."""
+    link = rtnetlink.get_link(inner, INTERFACE)
+    if link is None:
+        return None
+    host = rtnetlink.get_link(route, plan.host_interface)
+    if link.kind != "veth" or host is None:
+        raise FailedPrecondition(
+            "attach sandbox", plan.host_interface, f"its namespace has another {INTERFACE} already"
+        )
+    if link.mac != plan.mac:
+        return None
+    if host.master != plan.bridge_index:
+        route.execute([rtnetlink.set_master(plan.host_interface, plan.bridge_index)])
+    return link
+
+
+def _set_up_inside(inner: NetlinkSocket, link: rtnetlink.Link, plan: LinkPlan) -> bool:
+    index = link.ifindex
+    requests = [
+        rtnetlink.set_up("lo"),
+        rtnetlink.set_up(INTERFACE),
+        rtnetlink.add_address(index, plan.address4, subject=INTERFACE),
+        rtnetlink.add_default_route(index, plan.gateway4, subject=INTERFACE),
+    ]
+    with_ipv6 = plan.address6 is not None and plan.gateway6 is not None
+    if plan.address6 is not None and plan.gateway6 is not None:
+        address = rtnetlink.add_address(index, plan.address6, subject=INTERFACE)
+        default = rtnetlink.add_default_route(index, plan.gateway6, subject=INTERFACE)
+        requests.append(address._replace(tolerated=address.tolerated | _IPV6_OFF))
+        requests.append(
+            default._replace(tolerated=_IPV6_OFF | {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL})
+        )
+    verdicts = inner.execute(requests)
+    return with_ipv6 and verdicts[4].errno not in _IPV6_OFF and not verdicts[5].errno
