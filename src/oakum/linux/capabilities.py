@@ -82,7 +82,7 @@ def set_ambient(mask: int) -> None:
             _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number, 0, 0, target=f"PR_CAP_AMBIENT_RAISE {number}")
 
 
-def keep_over_setuid(value: bool) -> None:  # noqa: FBT001 - the name says what the bool is
+def keep_over_setuid(*, value: bool) -> None:
     """Whether the permitted set survives leaving uid 0.
 
     Source: prctl(2) PR_SET_KEEPCAPS.

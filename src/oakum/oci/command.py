@@ -48,7 +48,7 @@ def find(name: str, env: dict[str, str]) -> str:
 def execute(path: str, args: list[str], env: dict[str, str]) -> NoReturn:
     """Execve. Raises CommandNotRunnable."""
     try:
-        os.execve(path, args, env)
+        os.execve(path, args, env)  # noqa: S606 - no shell, on purpose
     except OSError as failure:
         number = failure.errno or 0
         words = _words(number)

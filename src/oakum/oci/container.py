@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from oakum.errors import (
@@ -97,7 +98,7 @@ class ContainerProcess:
         self.pid = pid
         self.pidfd = pidfd
         self._channel = channel
-        self._warnings = warnings
+        self.warnings = warnings
         self._created = False
 
     @property
@@ -135,7 +136,7 @@ class ContainerProcess:
             int(body["uid"]),
             int(body["gid"]),
             tuple(body["groups"]),
-            (*self._warnings, *body["warnings"]),
+            (*self.warnings, *body["warnings"]),
             message.fds[0] if message.fds else None,
         )
 
@@ -202,7 +203,8 @@ def create(request: CreateRequest) -> InitProcess:
     process = spec.get("process")
     if process is None:
         raise InvalidArgument("create container", request.container_id, "the spec has no process")
-    cgroup_path = normalise_path(linux["cgroupsPath"]) if linux.get("cgroupsPath") else ""
+    wanted_path = linux.get("cgroupsPath") or ""
+    cgroup_path = normalise_path(wanted_path) if wanted_path else ""
     layout = detect_layout() if cgroup_path or _wants_cgroup_mount(spec) else None
     plan = make_plan(
         spec,
@@ -342,7 +344,7 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str) -> InitP
             ours.send("mapped")
         if cgroup_path:
             assert layout is not None
-            child._warnings = _prepare_cgroup(layout, cgroup_path, job, ours)  # noqa: SLF001 - the same module
+            child.warnings = _prepare_cgroup(layout, cgroup_path, job, ours)
     except BaseException:
         child.abort()
         raise
@@ -365,9 +367,8 @@ def _prepare_cgroup(layout: Layout, cgroup_path: str, job: init.InitJob, channel
 
 
 def _clone(
-    flags: int, pid_namespace_fd: int | None, body: object, channels: tuple[Channel, Channel]
+    flags: int, pid_namespace_fd: int | None, body: Callable[[], int], channels: tuple[Channel, Channel]
 ) -> tuple[int, Fd]:
-    assert callable(body)
     own: Fd | None = None
     try:
         if pid_namespace_fd is not None:

@@ -149,9 +149,9 @@ def become(credentials: Credentials, uid: int, gid: int, groups: tuple[int, ...]
             # Without no_new_privs the filter needs CAP_SYS_ADMIN, which goes away below.
             seccomp.load(credentials.seccomp_bpf)
         kernel.limit_bounding(sets.bounding)
-        kernel.keep_over_setuid(True)
+        kernel.keep_over_setuid(value=True)
         _set_ids(uid, gid, groups)
-        kernel.keep_over_setuid(False)
+        kernel.keep_over_setuid(value=False)
         kernel.set_sets(effective=sets.effective, permitted=sets.permitted, inheritable=sets.inheritable)
         kernel.set_ambient(sets.ambient & sets.permitted & sets.inheritable)
     except OSError as failure:

@@ -64,10 +64,12 @@ def guard(channel: Channel, body: Callable[[], None]) -> Callable[[], int]:
     """A child's `body` whose failure reaches the parent as a structured error; the result is for `run_and_exit`."""
 
     def guarded() -> int:
+        error: OakumError
         try:
             body()
+            error = Internal("set up container", "child", "returned without executing anything")
         except OakumError as failure:
-            error: OakumError = failure
+            error = failure
         except OSError as failure:
             error = SystemFailure.from_os_error(
                 failure,

@@ -41,7 +41,6 @@ _PROPAGATION: Final[dict[str, int]] = {
     "shared": m.MS_SHARED,
     "unbindable": m.MS_UNBINDABLE,
 }
-_SUPER_BLOCK: Final = frozenset({"sync", "dirsync", "lazytime", "mand"})
 _IGNORED: Final = frozenset(
     {"", "defaults", "async", "nolazytime", "nomand", "loud", "silent", "remount", "iversion", "noiversion"}
     | {"copy", "nocopy", "z", "Z"}
@@ -86,7 +85,7 @@ def parse_options(options: list[str]) -> MountOptions:
     return result._replace(data=tuple(data.items()))
 
 
-def _known(o: MountOptions, option: str) -> MountOptions | None:  # noqa: C901 - one table, one look
+def _known(o: MountOptions, option: str) -> MountOptions | None:
     if option in ("bind", "rbind"):
         return o._replace(bind=True, recursive=o.recursive or option == "rbind")
     if option in ("idmap", "ridmap"):
@@ -112,6 +111,4 @@ def _known(o: MountOptions, option: str) -> MountOptions | None:  # noqa: C901 -
             kept = o.recursive_set & ~m.ATTR_ATIME_MASK
             cleared = o.recursive_clear | m.ATTR_ATIME_MASK
             return o._replace(recursive_set=kept | _ATIME[plain], recursive_clear=cleared)
-    if option in _SUPER_BLOCK:
-        return None
     return None

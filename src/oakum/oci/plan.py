@@ -215,10 +215,11 @@ def make_plan(
     seal: list[Step] = [ReadOnly(path) for path in linux.get("readonlyPaths") or []]
     seal += [Mask(path) for path in linux.get("maskedPaths") or []]
     root = spec.get("root") or {}
+    root_path = root.get("path") or ""
     return Plan(
         create=create,
         join=join,
-        root_path=os.path.normpath(os.path.join(bundle, root["path"])) if root.get("path") else "",
+        root_path=os.path.normpath(os.path.join(bundle, root_path)) if root_path else "",
         steps=tuple(steps),
         sysctls=tuple((linux.get("sysctl") or {}).items()),
         seal=tuple(seal),
@@ -351,13 +352,9 @@ def _cgroup_steps(
     writable = clean._replace(set_flags=clean.set_flags & ~m.ATTR_RDONLY, data=mode)
     steps: list[Step] = [FilesystemMount("tmpfs", "cgroup", target, writable)]
     for tree in layout.hierarchies:
-        if tree.version == 2:
-            name = "unified"
-        else:
-            name = ",".join(tree.controllers) or tree.name
+        name = "unified" if tree.version == 2 else ",".join(tree.controllers) or tree.name
         # v1 trees are always the container's own part: without a cgroup namespace the whole would be the host's.
-        part = cgroup_path or shown
-        steps.append(CgroupBind(tree.mountpoint + part, f"{target}/{name}", clean))
+        steps.append(CgroupBind(tree.mountpoint + cgroup_path, f"{target}/{name}", clean))
         if len(tree.controllers) > 1 and tree.version == 1:
             steps += [Link(name, f"{target}/{controller}") for controller in tree.controllers]
     if options.read_only:

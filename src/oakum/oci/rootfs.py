@@ -23,7 +23,6 @@ from oakum.linux.paths import (
     RESOLVE_NO_SYMLINKS,
     make_dirs_in_root,
     make_file_in_root,
-    open_beneath,
     open_in_root,
     openat2,
     parts,
@@ -68,8 +67,9 @@ def open_root(source: RootfsSource | None, root_path: str) -> Fd:
 
 
 def open_sources(plan: Plan) -> dict[int, Fd]:
-    """Detached copies of all bind sources, by index of their step; taken before propagation is cut, so that shared
-    and slave mounts stay connected with the host. Raises SystemFailure.
+    """Detached copies of all bind sources, by index of their step.
+
+    Taken before propagation is cut, so that shared and slave mounts stay connected with the host. Raises SystemFailure.
     """
     trees: dict[int, Fd] = {}
     for index, step in enumerate(plan.steps):
@@ -331,8 +331,3 @@ def attach_root(root: Fd) -> None:
     """Put the detached root on top of "/" of this mount namespace, where `enter_root` can pivot from."""
     with Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as slash:
         m.move_mount(root.fileno(), slash.fileno(), target="/")
-
-
-def open_below(root_fd: int, path: str) -> Fd:
-    """A directory of the root without any link on the way. Raises OSError."""
-    return open_beneath(root_fd, path.strip("/") or ".", os.O_PATH | os.O_DIRECTORY)

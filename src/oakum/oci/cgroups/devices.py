@@ -52,7 +52,7 @@ def _rule(rule: DeviceRule) -> list[bytes]:
     bits = sum(_ACCESS[letter] for letter in set(access))
     if kind == "a":
         bits, major, minor = 7, -1, -1
-    if rule["allow"]:
+    if rule.get("allow"):
         action = [
             _instruction(_AND_IMM, _LEFT, immediate=~bits & 7),
             _instruction(_JUMP_NE_IMM, _LEFT, offset=2),

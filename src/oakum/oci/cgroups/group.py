@@ -89,10 +89,9 @@ class Cgroup:
         pure_v2 = self.layout.mode == "v2"
         for write in (plan_v2 if pure_v2 else plan_v1)(resources):
             self._apply_one(write, resources, warnings)
-        if pure_v2 and resources.get("devices"):
-            tree = self.layout.unified
-            assert tree is not None
-            attach_device_rules(self.directory(tree), resources["devices"])
+        rules, tree = resources.get("devices"), self.layout.unified
+        if pure_v2 and rules and tree is not None:
+            attach_device_rules(self.directory(tree), rules)
         if not pure_v2 and resources.get("unified"):
             warnings.append("linux.resources.unified is ignored: the host is not pure cgroup v2")
         return warnings
@@ -173,13 +172,11 @@ class Cgroup:
             try:
                 with open(f"{directory}/cgroup.procs", encoding="ascii") as file:
                     found.update(int(line) for line in file if line.strip() != "0")
-            except (FileNotFoundError, OSError) as failure:
-                if isinstance(failure, OSError) and failure.errno not in (
-                    errno.ENOENT,
-                    errno.ENODEV,
-                    errno.EOPNOTSUPP,
-                ):
-                    raise
+            except OSError as failure:
+                if failure.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+                    raise SystemFailure.from_os_error(
+                        failure, "read", f"{directory}/cgroup.procs"
+                    ) from failure
         return sorted(found)
 
     def freeze(self) -> None:

@@ -128,14 +128,11 @@ def systemd_path(slice_name: str, prefix: str, name: str) -> str:
         InvalidArgument: the slice's name is not valid.
     """
     slice_name = slice_name or "system.slice"
-    if not slice_name.endswith(".slice") or slice_name.startswith("-") or "--" in slice_name:
-        if slice_name != "-.slice":
-            raise InvalidArgument("use cgroup", repr(slice_name), "not the name of a systemd slice")
     directories: list[str] = []
     stem = ""
     if slice_name != "-.slice":
         for part in slice_name.removesuffix(".slice").split("-"):
-            if not part:
+            if not part or not slice_name.endswith(".slice"):
                 raise InvalidArgument("use cgroup", repr(slice_name), "not the name of a systemd slice")
             stem = f"{stem}-{part}" if stem else part
             directories.append(f"{stem}.slice")

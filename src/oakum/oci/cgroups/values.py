@@ -7,7 +7,7 @@ Spec: runtime-spec config-linux "Control groups". Source: kernel docs admin-guid
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from oakum.errors import InvalidArgument
 from oakum.oci.spec import DeviceRule, LinuxResources
@@ -121,7 +121,7 @@ def _io_v2(block: dict[str, Any]) -> list[Write]:
             Write("io", "io.weight", f"default {io_weight_of_blkio(block['weight'])}", optional=True)
         )
     for member, _, key in _THROTTLES:
-        for device in block.get(member) or []:
+        for device in cast(list[dict[str, int]], block.get(member) or []):
             rate = device["rate"] or "max"
             writes.append(Write("io", "io.max", f"{device['major']}:{device['minor']} {key}={rate}"))
     return writes
@@ -173,7 +173,7 @@ def _blkio_v1(block: dict[str, Any]) -> list[Write]:
     if block.get("weight"):
         writes.append(Write("blkio", "blkio.weight", str(block["weight"]), optional=True))
     for member, file, _ in _THROTTLES:
-        for device in block.get(member) or []:
+        for device in cast(list[dict[str, int]], block.get(member) or []):
             writes.append(Write("blkio", file, f"{device['major']}:{device['minor']} {device['rate']}"))
     return writes
 
@@ -183,7 +183,7 @@ def device_writes_v1(rules: list[DeviceRule]) -> list[Write]:
     writes: list[Write] = []
     for rule in rules:
         kind, access, major, minor = device_rule(rule)
-        file = "devices.allow" if rule["allow"] else "devices.deny"
+        file = "devices.allow" if rule.get("allow") else "devices.deny"
         line = f"{kind} {_number(major)}:{_number(minor)} {access}"
         writes.append(Write("devices", file, "a" if kind == "a" else line))
     return writes
