@@ -23,7 +23,7 @@ from tests.support.reaper import reaper_pid
 _SHARED_FDS = re.compile(r"anon_inode:\[event(poll|fd)\]|/dev/(null|urandom|random)|/memfd:.*|.*/\.venv/.*")
 # directories that the engine keeps for the next container: cgroup parents without a process
 _KEPT_CGROUP = re.compile(r"/(oakum|kubepods|k8s\.io|default|bench)(/[a-z0-9._-]{1,40})?")
-_ZYGOTE = "oakum:[zygote]"
+_ZYGOTE = "oakum zygote"
 
 
 def alone_on_machine() -> bool:

@@ -6,32 +6,26 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
-import struct
+
+from oakum.errors import Unavailable
+from oakum.linux import sockets
+from oakum.shim import wire
+from oakum.shim.starter import SOCKET_NAME
+
+_TIMEOUT_S = 10.0
 
 
 def zygote_pid(state: str) -> int | None:
-    """The process that listens on `state`/zygote.sock; None when none does.
-
-    Source: unix(7), SO_PEERCRED: a connected socket tells who called listen().
-    """
+    """The zygote that answers on `state`'s socket; None when none does. Never starts one."""
     try:
-        directory = os.open(state, os.O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError:
+        with sockets.connect(state, SOCKET_NAME, timeout_s=_TIMEOUT_S) as peer:
+            return int(wire.call(peer, {"op": "ping"}, timeout_s=_TIMEOUT_S, peer="zygote").value["pid"])
+    except (FileNotFoundError, ConnectionRefusedError, Unavailable):
         return None
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            # through the descriptor: a test's path may be longer than sun_path
-            peer.connect(f"/proc/self/fd/{directory}/zygote.sock")
-            return struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-    except (FileNotFoundError, ConnectionRefusedError):
-        return None
-    finally:
-        os.close(directory)
 
 
 def end_zygote(state: str) -> None:
-    """Kill the zygote of `state`, if one listens, and wait until it is gone."""
+    """Kill the zygote of `state`, if one answers, and wait until it is gone."""
     pid = zygote_pid(state)
     if pid is None:
         return
@@ -41,7 +35,7 @@ def end_zygote(state: str) -> None:
         return
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        select.select([pidfd], [], [], 5)
+        select.select([pidfd], [], [], _TIMEOUT_S)
     except ProcessLookupError:
         pass  # it ended by itself meanwhile
     finally:
