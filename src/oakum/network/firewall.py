@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from oakum.errors import SystemFailure
 from oakum.linux.nftables import Nftables
@@ -114,7 +114,7 @@ class Firewall:
             for gate in other_drops(self._list("chains"), self._table)
         ]
 
-    def _list(self, what: str) -> list[dict[str, object]]:
+    def _list(self, what: str) -> list[dict[str, Any]]:
         try:
             return self._nftables.query(f"list {what}", operation="list nftables", subject=what)
         except SystemFailure as error:
@@ -124,7 +124,10 @@ class Firewall:
 
     def _ensure_passages(self) -> bool:
         changed = False
+        tables = {(t["family"], t["name"]) for e in self._list("tables") if (t := e.get("table"))}
         for forward in IPTABLES_FORWARD:
+            if (forward.family, forward.table) not in tables:
+                continue
             listed = self._list(f"chain {forward.family} {forward.table} {forward.chain}")
             if not drops_by_policy(listed):
                 continue
@@ -135,7 +138,7 @@ class Firewall:
             changed = self._ensure_passage(gate, in_gate) or changed
         return changed
 
-    def _ensure_passage(self, gate: Gate, listed: Sequence[dict[str, object]]) -> bool:
+    def _ensure_passage(self, gate: Gate, listed: Sequence[dict[str, Any]]) -> bool:
         networks, _ = self._state()
         have = {(passage.bridge, passage.direction) for passage in find_passages(listed, self._table)}
         wanted = {(network.bridge, direction) for network in networks for direction in _DIRECTIONS}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import itertools
 from collections.abc import Collection, Iterable, Iterator
 
 from oakum.errors import ResourceExhausted
@@ -60,7 +61,8 @@ def next_offset(size: int, last: int, used: Collection[int]) -> int:
         ResourceExhausted: none is left.
     """
     end = size - 1
-    for offset in (*range(max(last + 1, FIRST_OFFSET), end), *range(FIRST_OFFSET, min(last + 1, end))):
+    start = min(max(last + 1, FIRST_OFFSET), end)
+    for offset in itertools.chain(range(start, end), range(FIRST_OFFSET, start)):
         if offset not in used:
             return offset
     raise ResourceExhausted(
