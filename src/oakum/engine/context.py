@@ -10,6 +10,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from oakum.engine.flights import Flights
 from oakum.engine.layout import Layout
 from oakum.engine.locks import Locks, SharedLock
 from oakum.engine.store.database import Store
@@ -28,6 +29,7 @@ class Context:
         self.layout = Layout(root, state)
         self.locks = Locks(self.layout.locks)
         self.collection = SharedLock(self.layout.collection_lock)
+        self.pulls: Flights[str] = Flights()
         self._guard = threading.RLock()
         self._store: Store | None = None
         self._snapshotter: Snapshotter | None = None

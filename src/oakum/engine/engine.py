@@ -93,7 +93,7 @@ class Namespace:
 
     def remove_sandbox(self, sandbox_id: str) -> None:
         """Stop and remove the sandbox with its containers; succeeds for what is gone."""
-        self._sandboxes.remove(sandbox_id, remove_container=self._containers.remove)
+        self._sandboxes.remove(sandbox_id, remove_container=self._containers.remove_one)
 
     def sandbox_status(self, sandbox_id: str) -> SandboxStatus:
         """One sandbox by id or the beginning of it. Raises NotFound."""

@@ -87,7 +87,9 @@ def _build(library: Any, profile: Profile) -> bytes:
         if rule.action == profile.default_action and (not numbered or rule.errno == profile.default_errno):
             continue  # libseccomp refuses rules that say what the default says
         args = [
-            library.Arg(a.argument, getattr(library, a.operator.removeprefix("SCMP_CMP_")), a.value, a.value_two)
+            library.Arg(
+                a.argument, getattr(library, a.operator.removeprefix("SCMP_CMP_")), a.value, a.value_two
+            )
             for a in rule.args
         ]
         for name in rule.names:

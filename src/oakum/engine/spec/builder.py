@@ -37,16 +37,17 @@ READONLY_PATHS: Final[tuple[str, ...]] = (
 
 
 class ImageFacts(NamedTuple):
-    """What of an image's configuration a container takes over."""
+    """What of an image's configuration goes into the specification."""
 
     entrypoint: Sequence[str] = ()
     cmd: Sequence[str] = ()
     env: Sequence[str] = ()
-    user: str = ""
     working_dir: str = ""
-    stop_signal: str = ""
-    volumes: Sequence[str] = ()
-    labels: dict[str, str] = {}
+
+
+def command_line(config: ContainerConfig, image: ImageFacts) -> tuple[str, ...]:
+    """What the container runs. Raises InvalidArgument when that is nothing."""
+    return process.argv(config.command, config.args, image.entrypoint, image.cmd)
 
 
 class Surroundings(NamedTuple):
@@ -95,7 +96,7 @@ def build(config: ContainerConfig, image: ImageFacts, around: Surroundings) -> d
         "ociVersion": "1.2.0",
         "process": process.process(
             config,
-            command_line=process.argv(config.command, config.args, image.entrypoint, image.cmd),
+            command_line=command_line(config, image),
             env=process.environment(image.env, config.envs, hostname=around.hostname, tty=config.tty),
             cwd=process.working_dir(config.working_dir, image.working_dir),
             capabilities=capabilities.sets(chosen, config.ambient_capabilities),

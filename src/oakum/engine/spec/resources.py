@@ -89,3 +89,18 @@ def merge(current: Resources, change: Resources) -> Resources:
         # The old sum of memory and swap would be below the new memory alone; the kernel refuses that.
         said["memory_swap_limit_bytes"] = limit
     return msgspec.structs.replace(current, **said)
+
+
+def said_by(change: Resources, merged: Resources) -> Resources:
+    """The part of `merged` that `change` touches, for the runtime: unnamed limits are not written again.
+
+    Limits that bound each other (memory and swap, quota and period) go together.
+    """
+    keep: set[str] = {
+        name for name in Resources.__struct_fields__ if getattr(change, name) not in (0, "", (), {}, None)
+    }
+    if keep & {"memory_limit_bytes", "memory_swap_limit_bytes"}:
+        keep |= {"memory_limit_bytes", "memory_swap_limit_bytes"}
+    if keep & {"cpu_quota_us", "cpu_period_us"}:
+        keep |= {"cpu_quota_us", "cpu_period_us"}
+    return Resources(**{name: getattr(merged, name) for name in keep})

@@ -332,10 +332,11 @@ class Store:
         """Give an image a name, taking it from another."""
         with self._guard:
             self._run(
-                "INSERT INTO image_names (namespace, name, manifest_digest, created_at_ns) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (namespace, name) DO UPDATE SET manifest_digest = excluded.manifest_digest,"
+                "INSERT INTO image_names (namespace, name, manifest_digest, target_digest, created_at_ns)"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT (namespace, name) DO UPDATE SET"
+                " manifest_digest = excluded.manifest_digest, target_digest = excluded.target_digest,"
                 " created_at_ns = excluded.created_at_ns",
-                (name.namespace, name.name, name.manifest_digest, name.created_at_ns),
+                (name.namespace, name.name, name.manifest_digest, name.target_digest, name.created_at_ns),
             )
 
     def delete_image_names(self, namespace: str, names: Sequence[str]) -> None:
@@ -346,18 +347,23 @@ class Store:
 
     def image_names(self, namespace: str = "") -> list[ImageName]:
         """The names of a namespace (or of all), in their order."""
+        columns = "namespace, name, manifest_digest, target_digest, created_at_ns"
+        query = f"SELECT {columns} FROM image_names"  # noqa: S608 - names of columns
         rows = (
-            self._rows(
-                "SELECT namespace, name, manifest_digest, created_at_ns FROM image_names"
-                " WHERE namespace = ? ORDER BY name",
-                (namespace,),
-            )
+            self._rows(f"{query} WHERE namespace = ? ORDER BY name", (namespace,))
             if namespace
-            else self._rows(
-                "SELECT namespace, name, manifest_digest, created_at_ns FROM image_names ORDER BY name"
-            )
+            else self._rows(f"{query} ORDER BY name")
         )
-        return [ImageName(namespace=n, name=t, manifest_digest=d, created_at_ns=c) for n, t, d, c in rows]
+        return [
+            ImageName(
+                namespace=space,
+                name=name,
+                manifest_digest=digest,
+                target_digest=target,
+                created_at_ns=created,
+            )
+            for space, name, digest, target, created in rows
+        ]
 
     def image_by_name(self, namespace: str, name: str) -> ImageRecord | None:
         """The image that has a name."""

@@ -78,20 +78,25 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
 
 
 class ImageRecord(Struct, frozen=True, kw_only=True):
-    """An image whose content and layers are all here."""
+    """An image whose content and layers are all here, with what its containers take over from its configuration."""
 
     manifest_digest: str
     config_digest: str
-    index_digest: str = ""
     media_type: str = ""
     size_bytes: int = 0
     chain_id: str = ""
-    layers: tuple[str, ...] = ()
     chain_ids: tuple[str, ...] = ()
+    layer_digests: tuple[str, ...] = ()
     architecture: str = ""
     os: str = ""
-    user: str = ""
     created_at_ns: int = 0
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    user: str = ""
+    working_dir: str = ""
+    stop_signal: str = ""
+    volumes: tuple[str, ...] = ()
 
 
 class ImageName(Struct, frozen=True, kw_only=True):
@@ -100,4 +105,5 @@ class ImageName(Struct, frozen=True, kw_only=True):
     namespace: str
     name: str
     manifest_digest: str
+    target_digest: str
     created_at_ns: int

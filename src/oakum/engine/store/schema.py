@@ -52,6 +52,8 @@ MIGRATIONS: Final[tuple[str, ...]] = (
         namespace TEXT NOT NULL,
         name TEXT NOT NULL,
         manifest_digest TEXT NOT NULL REFERENCES images (manifest_digest),
+        -- What the name points to: an index, or that manifest.
+        target_digest TEXT NOT NULL,
         created_at_ns INTEGER NOT NULL,
         PRIMARY KEY (namespace, name)
     ) WITHOUT ROWID;

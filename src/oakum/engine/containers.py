@@ -1,0 +1,578 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers: their life from creation to removal, and asking for them.
+
+Owns a container's phases and the order of locks: a container's own lock is taken after its sandbox's, never
+the other way round. What a shim knows is asked of it only where something changes; listings read the disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from oakum.backend.config import ContainerConfig, Resources, SandboxConfig
+from oakum.backend.status import ContainerFilter, ContainerStatus, ContainerUser
+from oakum.engine import creation, pods
+from oakum.engine.context import Context
+from oakum.engine.images import Images
+from oakum.engine.logs import LogLine, read_log
+from oakum.engine.sandboxes import Sandboxes
+from oakum.engine.spec import resources as limits
+from oakum.engine.states import (
+    container_state,
+    container_status,
+    read_exit,
+    shim_lives,
+    shim_seems_alive,
+)
+from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
+from oakum.errors import (
+    AlreadyExists,
+    CommandNotRunnable,
+    DeadlineExceeded,
+    FailedPrecondition,
+    ImageNotFound,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OakumError,
+    Unavailable,
+)
+from oakum.model.exits import ExitRecord
+from oakum.model.ids import is_id, resolve_prefix
+from oakum.model.signals import parse_signal
+
+if TYPE_CHECKING:
+    import socket
+
+    from oakum.shim.client import ContainerRequest, Created, ShimClient
+
+_CREATE_WAIT_S: Final = 120.0
+_POLL_S: Final = 0.02
+# What containerd reports for a container whose set-up failed before its command was tried.
+_SETUP_FAILED: Final = 128
+_SIGKILL: Final = 9
+
+
+class Containers:
+    """The containers of one namespace."""
+
+    def __init__(self, context: Context, namespace: str, sandboxes: Sandboxes, images: Images) -> None:
+        self._context = context
+        self._namespace = namespace
+        self._sandboxes = sandboxes
+        self._images = images
+
+    # making
+
+    def create(self, sandbox_id: str, config: ContainerConfig) -> str:
+        """Prepare a container; its id. A retry of a call whose first try still runs joins it."""
+        sandbox = self._sandboxes.need_ready(sandbox_id)
+        config = creation.check(sandbox, config)
+        image = self._images.need(config.image)
+        views = {m.container_path: self._images.need(m.image) for m in config.mounts if m.image}
+        while True:
+            known = self._context.store.container_by_name(self._namespace, creation.name_key(sandbox, config))
+            if known is not None:
+                joined = self._join(known)
+                if joined:
+                    return joined
+                continue
+            record = creation.new_record(
+                sandbox,
+                config,
+                image,
+                self._context.layout.containers,
+                {place: view.manifest_digest for place, view in views.items()},
+            )
+            with self._context.locks.holding(record.id) as lock:
+                try:
+                    self._reserve(record)
+                except AlreadyExists:
+                    lock.release(gone=True)
+                    continue
+                except BaseException:
+                    lock.release(gone=True)
+                    raise
+                try:
+                    creation.build(self._context, sandbox, record, image, views)
+                    self._context.store.update_container(msgspec.structs.replace(record, phase="created"))
+                except BaseException:  # whatever ends this call, nothing may stay behind; it goes on upwards
+                    creation.discard(self._context, record)
+                    lock.release(gone=True)
+                    raise
+            return record.id
+
+    def _join(self, known: ContainerRecord) -> str:
+        lock = self._context.locks.acquire(known.id, timeout_s=_CREATE_WAIT_S)
+        gone = False
+        try:
+            now = self._context.store.container(known.id)
+            if now is None:
+                gone = True
+                return ""
+            if now.phase == "creating":
+                creation.discard(self._context, now)
+                gone = True
+                return ""
+            if lock.waited and now.phase == "created":
+                return now.id
+        finally:
+            lock.release(gone=gone)
+        name = known.config.metadata.name
+        raise AlreadyExists(
+            "create container",
+            repr(name),
+            f"container {known.id[:12]} has this name",
+            hint=f"oakum rm {known.id[:12]}, or choose another name",
+        )
+
+    def _reserve(self, record: ContainerRecord) -> None:
+        """Enter the row, in one transaction with what it stands on: see `engine.garbage` and `Sandboxes`."""
+        store = self._context.store
+        with store.transaction():
+            sandbox = store.sandbox(record.sandbox_id)
+            if sandbox is None or sandbox.phase != "ready":
+                raise FailedPrecondition(
+                    "create container", repr(record.config.metadata.name), "its sandbox was stopped meanwhile"
+                )
+            for digest in (record.manifest_digest, *(digest for _, digest in record.image_mounts)):
+                if store.image(digest) is None:
+                    raise ImageNotFound(
+                        "create container", repr(record.config.image), "the image was removed meanwhile"
+                    )
+            store.put_container(record)
+
+    def create_standalone(self, sandbox: SandboxConfig, config: ContainerConfig) -> str:
+        """A sandbox and its one container; the container's id."""
+        if sandbox.owner != "container":
+            raise InvalidArgument(
+                "create container", repr(config.metadata.name), 'its sandbox\'s owner is not "container"'
+            )
+        # What is cheap to find wrong is found before a sandbox is made for nothing.
+        self._images.need(config.image)
+        key = f"name {config.metadata.name}"
+        known = self._context.store.container_by_name(self._namespace, key)
+        if known is not None:
+            self._join(known)
+        sandbox_id = self._sandboxes.run(sandbox)
+        try:
+            return self.create(sandbox_id, config)
+        except BaseException:  # as above
+            self._sandboxes.remove(sandbox_id, remove_container=self.remove_one)
+            raise
+
+    # starting
+
+    def start(self, container_id: str) -> None:
+        """Start a created container."""
+        self._start(container_id, lambda client, request: client.create_and_start(request))
+
+    def start_attached(
+        self, container_id: str, *, stdin: bool, backpressure: bool, rows: int, columns: int
+    ) -> socket.socket:
+        """Start a created container with its streams joined before its first instruction."""
+        streams: list[socket.socket] = []
+        sandbox_id = self.need(container_id).sandbox_id
+
+        def steps(client: ShimClient, request: ContainerRequest) -> Created:
+            created = client.create(request)
+            with self._connect(sandbox_id) as second:
+                streams.append(second.attach(request.container_id, stdin=stdin, backpressure=backpressure))
+            if rows and columns and request.tty:
+                client.resize(request.container_id, rows, columns)
+            return created._replace(started_at_ns=client.start(request.container_id))
+
+        try:
+            self._start(container_id, steps)
+        except BaseException:  # the stream is of no use to anybody; it goes on upwards
+            for stream in streams:
+                stream.close()
+            raise
+        return streams[0]
+
+    def _start(self, container_id: str, steps: Callable[[ShimClient, ContainerRequest], Created]) -> None:
+        asked_at_ns = time.time_ns()
+        found = self.need(container_id)
+        with self._context.locks.holding(found.id) as lock:
+            record = self.need(found.id)
+            if lock.waited and record.started_at_ns >= asked_at_ns:
+                return  # a retry: the first try has done it
+            sandbox = self._sandbox_of(record)
+            state = self._state(record)
+            if state != "created" or record.phase != "created":
+                raise FailedPrecondition(
+                    "start container", record.id[:12], f"it is {state}", hint="a container is started once"
+                )
+            if sandbox.phase != "ready" or not shim_lives(sandbox):
+                raise FailedPrecondition("start container", record.id[:12], "its sandbox is not ready")
+            request = creation.shim_request(self._context, sandbox, record)
+            starting = msgspec.structs.replace(record, phase="starting")
+            self._context.store.update_container(starting)
+            try:
+                with self._connect(sandbox.id) as client:
+                    created = steps(client, request)
+            except OakumError as error:
+                self._start_failed(starting, error)
+                raise
+            self._context.store.update_container(
+                msgspec.structs.replace(
+                    starting,
+                    phase="started",
+                    pid=created.pid,
+                    started_at_ns=created.started_at_ns,
+                    user=ContainerUser(uid=created.uid, gid=created.gid, supplemental_groups=created.groups),
+                )
+            )
+
+    def _start_failed(self, record: ContainerRecord, error: OakumError) -> None:
+        """Leave the container as containerd does: exited, with the reason why it never ran."""
+        bundle = self._context.layout.bundle(record.id)
+        ended = read_exit(bundle)
+        if ended is None:
+            now = time.time_ns()
+            code = error.exit_code if isinstance(error, CommandNotRunnable) else _SETUP_FAILED
+            ended = ExitFacts(
+                exit_code=code,
+                signal=0,
+                oom_killed=False,
+                started_at_ns=0,
+                finished_at_ns=now,
+                reason="StartError",
+                message=str(error),
+            )
+            pods.write_exit(bundle, ended)
+        self._context.store.update_container(msgspec.structs.replace(record, phase="started", exit=ended))
+
+    def _connect(self, sandbox_id: str) -> ShimClient:
+        from oakum.shim.client import ShimClient  # only what changes something talks to a shim
+
+        return ShimClient.connect(self._context.layout.pod(sandbox_id))
+
+    def _sandbox_of(self, record: ContainerRecord) -> SandboxRecord:
+        sandbox = self._context.store.sandbox(record.sandbox_id)
+        if sandbox is None:
+            raise Internal("find sandbox", record.sandbox_id[:12], "its container is there, it is not")
+        return sandbox
+
+    # ending
+
+    def stop(self, container_id: str, *, timeout_s: float) -> None:
+        """Stop signal, grace, kill; succeeds for what is not running. Takes no lock: it may wait for long."""
+        record = self.lookup(container_id)
+        if record is None or self._state(record) not in ("running", "paused"):
+            return
+        try:
+            with self._connect(record.sandbox_id) as client:
+                if record.paused:
+                    client.resume(record.id)
+                    self._context.store.update_container(msgspec.structs.replace(record, paused=False))
+                client.stop(record.id, parse_signal(record.stop_signal), max(0.0, timeout_s))
+        except (Unavailable, NotFound):
+            # The shim ended, or forgot it, between our look and our call: then it does not run either.
+            self._settle_lost(record)
+
+    def _settle_lost(self, record: ContainerRecord) -> None:
+        now = self._context.store.container(record.id)
+        if now is not None and not shim_lives(self._sandbox_of(now)):
+            pods.settle(self._context, now)
+
+    def remove(self, container_id: str) -> None:
+        """Remove a container, and the sandbox that was made for it alone; succeeds for what is gone."""
+        record = self.lookup(container_id)
+        if record is None:
+            return
+        sandbox = self._context.store.sandbox(record.sandbox_id)
+        if sandbox is not None and sandbox.config.owner == "container":
+            self._sandboxes.remove(sandbox.id, remove_container=self.remove_one)
+        else:
+            self.remove_one(record)
+
+    def remove_one(self, record: ContainerRecord) -> None:
+        """Remove a container and nothing else."""
+        with self._context.locks.holding(record.id) as lock:
+            now = self._context.store.container(record.id)
+            if now is not None:
+                self.finish_removal(now)
+            lock.release(gone=True)
+
+    def finish_removal(self, record: ContainerRecord) -> None:
+        """Do (or, after a crash, do the rest of) a removal. The lock is ours."""
+        if record.phase != "removing":
+            record = msgspec.structs.replace(record, phase="removing")
+            self._context.store.update_container(record)
+        self._forget_in_shim(record)
+        creation.discard(self._context, record)
+
+    def _forget_in_shim(self, record: ContainerRecord) -> None:
+        """Have the shim kill and forget it; without a shim, kill what is left of it in its cgroup."""
+        sandbox = self._context.store.sandbox(record.sandbox_id)
+        if sandbox is not None and shim_lives(sandbox):
+            try:
+                with self._connect(record.sandbox_id) as client:
+                    client.delete(record.id)
+                return
+            except Unavailable:
+                if shim_lives(sandbox):
+                    raise
+        pods.remove_cgroup(self._context, record.cgroup_path)
+
+    # changing
+
+    def _running(self, container_id: str, operation: str, *, paused: bool = False) -> ContainerRecord:
+        record = self.need(container_id)
+        state = self._state(record)
+        if state == "running" or (paused and state == "paused"):
+            return record
+        raise FailedPrecondition(
+            operation, record.id[:12], f"the container is {state}", hint="it must be running"
+        )
+
+    def kill(self, container_id: str, signal_number: int) -> None:
+        """Send a signal."""
+        record = self._running(container_id, "kill container", paused=True)
+        with self._connect(record.sandbox_id) as client:
+            client.kill(record.id, signal_number)
+            if signal_number == _SIGKILL and record.paused:
+                # A frozen process dies only when it thaws (cgroup v1).
+                client.resume(record.id)
+
+    def pause(self, container_id: str) -> None:
+        """Freeze it."""
+        record = self._running(container_id, "pause container")
+        with self._context.locks.holding(record.id), self._connect(record.sandbox_id) as client:
+            client.pause(record.id)
+            self._context.store.update_container(msgspec.structs.replace(self.need(record.id), paused=True))
+
+    def resume(self, container_id: str) -> None:
+        """Thaw it."""
+        record = self._running(container_id, "resume container", paused=True)
+        with self._context.locks.holding(record.id), self._connect(record.sandbox_id) as client:
+            client.resume(record.id)
+            self._context.store.update_container(msgspec.structs.replace(self.need(record.id), paused=False))
+
+    def update_resources(self, container_id: str, change: Resources) -> None:
+        """Change limits; of a container that is only created, in its bundle."""
+        limits.check(change)
+        found = self.need(container_id)
+        with self._context.locks.holding(found.id):
+            record = self.need(found.id)
+            state = self._state(record)
+            merged = limits.merge(record.resources, change)
+            limits.check(merged)
+            if state in ("running", "paused"):
+                with self._connect(record.sandbox_id) as client:
+                    client.update(record.id, limits.linux_resources(limits.said_by(change, merged)))
+            elif state == "created":
+                creation.rewrite_resources(self._context, record.id, merged)
+            else:
+                raise FailedPrecondition("update container", record.id[:12], f"it is {state}")
+            self._context.store.update_container(
+                msgspec.structs.replace(self.need(record.id), resources=merged)
+            )
+
+    def reopen_log(self, container_id: str) -> None:
+        """Open the log's path anew."""
+        record = self._running(container_id, "reopen log", paused=True)
+        with self._connect(record.sandbox_id) as client:
+            client.reopen_log(record.id)
+
+    # streams
+
+    def attach(
+        self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool, backpressure: bool
+    ) -> socket.socket:
+        """Join a running container's streams."""
+        record = self._running(container_id, "attach to container", paused=True)
+        with self._connect(record.sandbox_id) as client:
+            return client.attach(
+                record.id, stdin=stdin, stdout=stdout, stderr=stderr, backpressure=backpressure
+            )
+
+    def resize(self, container_id: str, rows: int, columns: int) -> None:
+        """Set the terminal's size."""
+        record = self._running(container_id, "resize terminal", paused=True)
+        with self._connect(record.sandbox_id) as client:
+            client.resize(record.id, rows, columns)
+
+    def close_stdin(self, container_id: str) -> None:
+        """Close standard input."""
+        record = self._running(container_id, "close stdin", paused=True)
+        with self._connect(record.sandbox_id) as client:
+            client.close_stdin(record.id)
+
+    def logs(self, container_id: str, *, follow: bool, tail: int | None, since_ns: int) -> Iterator[LogLine]:
+        """The log's lines."""
+        record = self.need(container_id)
+        if not record.log_path:
+            raise NotFound(
+                "read log",
+                record.id[:12],
+                "the container has no log",
+                hint="its pod was made without a log directory",
+            )
+        return read_log(
+            record.log_path,
+            follow=follow,
+            tail=tail,
+            since_ns=since_ns,
+            ended=lambda: self._is_over(record.id),
+        )
+
+    def _is_over(self, container_id: str) -> bool:
+        record = self._context.store.container(container_id)
+        return record is None or self._state(record) == "exited"
+
+    # asking
+
+    def wait(self, container_id: str, *, timeout_s: float | None) -> ExitRecord:
+        """Block until it has ended."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        container_id = self.need(container_id).id
+        while True:
+            record = self.need(container_id)
+            state = self._state(record)
+            left = None if deadline is None else deadline - time.monotonic()
+            if state == "exited":
+                return _as_record(self._end_of(record))
+            if left is not None and left <= 0:
+                raise DeadlineExceeded(
+                    "wait for container", record.id[:12], f"it is still {state} after {timeout_s:g} s"
+                )
+            if state == "created":
+                time.sleep(_POLL_S if left is None else min(_POLL_S, left))
+                continue
+            try:
+                with self._connect(record.sandbox_id) as client:
+                    return client.wait(record.id, left)
+            except (Unavailable, NotFound):
+                time.sleep(_POLL_S)  # the shim has just ended or forgotten it: the disk says how it came
+
+    def _end_of(self, record: ContainerRecord) -> ExitFacts:
+        ended = record.exit or read_exit(self._context.layout.bundle(record.id))
+        if ended is None:
+            ended = pods.settle(self._context, record).exit
+        assert ended is not None
+        return ended
+
+    def lookup(self, text: str) -> ContainerRecord | None:
+        """The row of a container by id or the beginning of one; None when there is none."""
+        store = self._context.store
+        if is_id(text):
+            record = store.container(text)
+            return record if record is not None and record.namespace == self._namespace else None
+        if not text:
+            raise InvalidArgument("find container", "''", "empty id")
+        named = store.container_by_name(self._namespace, f"name {text}")
+        if named is not None:
+            return named
+        known = store.ids_beginning("containers", self._namespace, text)
+        return store.container(resolve_prefix("container", text, known)) if known else None
+
+    def need(self, text: str) -> ContainerRecord:
+        """As `lookup`. Raises NotFound."""
+        record = self.lookup(text)
+        if record is None:
+            raise NotFound("find container", repr(text[:64]), "no such container", hint="oakum ps --all")
+        return record
+
+    def find(self, text: str) -> ContainerStatus:
+        """One container by id, beginning of one, or name (of CRI too, where only one has it)."""
+        record = self.lookup(text)
+        if record is None:
+            named = [
+                r for r in self._context.store.containers(self._namespace) if r.config.metadata.name == text
+            ]
+            if len(named) > 1:
+                raise FailedPrecondition(
+                    "find container", repr(text), f"{len(named)} containers have this name", hint="use the id"
+                )
+            record = named[0] if named else self.need(text)
+        return self._status(record, exact=True)
+
+    def status(self, text: str) -> ContainerStatus:
+        """One container. Raises NotFound."""
+        return self._status(self.need(text), exact=True)
+
+    def list(self, wanted: ContainerFilter) -> Sequence[ContainerStatus]:
+        """Those that match, newest first. Reads rows and exit records, asks no shim."""
+        return [status for _, status in self.listed(wanted)]
+
+    def listed(self, wanted: ContainerFilter) -> list[tuple[ContainerRecord, ContainerStatus]]:
+        """As `list`, with the rows."""
+        store = self._context.store
+        alive = {s.id: shim_seems_alive(s) for s in store.sandboxes(self._namespace)}
+        found: list[tuple[ContainerRecord, ContainerStatus]] = []
+        ended: list[ContainerRecord] = []
+        for record in store.containers(self._namespace):
+            if record.phase == "creating" or not _matches(record, wanted):
+                continue
+            end = record.exit
+            if end is None and record.phase in ("starting", "started", "removing"):
+                end = read_exit(self._context.layout.bundle(record.id))
+                if end is not None and record.phase == "started":
+                    ended.append(msgspec.structs.replace(record, exit=end))
+            status = container_status(
+                record,
+                end,
+                self._context.layout.bundle(record.id),
+                alive=alive.get(record.sandbox_id, False),
+                now_ns=time.time_ns,
+            )
+            if wanted.state in (None, status.state):
+                found.append((record, status))
+        self._remember(ended)
+        return found
+
+    def _remember(self, ended: Sequence[ContainerRecord]) -> None:
+        """Keep newly found ends in the rows, so that the next listing reads no files for them."""
+        if not ended:
+            return
+        store = self._context.store
+        with store.transaction():
+            for record in ended:
+                now = store.container(record.id)
+                if now is not None and now.exit is None and now.phase == "started":
+                    store.update_container(msgspec.structs.replace(now, exit=record.exit))
+
+    def _status(self, record: ContainerRecord, *, exact: bool) -> ContainerStatus:
+        sandbox = self._context.store.sandbox(record.sandbox_id)
+        alive = sandbox is not None and (shim_lives(sandbox) if exact else shim_seems_alive(sandbox))
+        bundle = self._context.layout.bundle(record.id)
+        return container_status(
+            record, record.exit or read_exit(bundle), bundle, alive=alive, now_ns=time.time_ns
+        )
+
+    def _state(self, record: ContainerRecord) -> str:
+        sandbox = self._context.store.sandbox(record.sandbox_id)
+        return container_state(
+            record,
+            record.exit or read_exit(self._context.layout.bundle(record.id)),
+            alive=sandbox is not None and shim_lives(sandbox),
+        )
+
+    def inspect(self, text: str) -> dict[str, Any]:
+        """All there is to say about a container."""
+        status = self.find(text)
+        record = self.need(status.id)
+        snapshot = self._context.snapshotter.container_source(record.id)
+        return {
+            "status": cast("dict[str, Any]", msgspec.to_builtins(status)),
+            "phase": record.phase,
+            "image": {"manifest_digest": record.manifest_digest, "chain_id": record.chain_id},
+            "rootfs": snapshot.to_dict(),
+            "spec": creation.config_of(self._context, record.id),
+        }
+
+
+def _matches(record: ContainerRecord, wanted: ContainerFilter) -> bool:
+    if not record.id.startswith(wanted.id) or not record.sandbox_id.startswith(wanted.sandbox_id):
+        return False
+    return all(record.config.labels.get(name) == value for name, value in wanted.labels.items())
+
+
+def _as_record(facts: ExitFacts) -> ExitRecord:
+    return ExitRecord(**{name: getattr(facts, name) for name in ExitFacts.__struct_fields__})

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making a container: from a configuration to a row, a snapshot, and a bundle that a shim can start.
+
+Owns the order of these steps and what a shim is asked for at the start. Talks to no shim.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import time
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from oakum.backend.config import ContainerConfig, Resources
+from oakum.engine import host, pods, volumes
+from oakum.engine.context import Context
+from oakum.engine.sandboxes import hostname
+from oakum.engine.seccomp.compiler import compiled
+from oakum.engine.seccomp.default import default_profile
+from oakum.engine.seccomp.profile import Profile, parse
+from oakum.engine.spec import builder, capabilities
+from oakum.engine.spec.devices import Node
+from oakum.engine.spec.mounts import clean
+from oakum.engine.spec.resources import linux_resources
+from oakum.engine.store.records import ContainerRecord, ImageRecord, SandboxRecord
+from oakum.errors import InvalidArgument, NotFound, Unimplemented
+from oakum.linux.durable import write_file_fast
+from oakum.model.ids import check_name, new_id
+from oakum.model.signals import parse_signal, signal_name
+
+if TYPE_CHECKING:
+    from oakum.shim.client import ContainerRequest
+
+_PROFILE_MAX = 8 << 20
+
+
+def name_key(sandbox: SandboxRecord, config: ContainerConfig) -> str:
+    """What may be there only once in a namespace: a name of the command line, or one of CRI within its pod."""
+    if sandbox.config.owner == "container":
+        return f"name {config.metadata.name}"
+    key = (sandbox.id, config.metadata.name, config.metadata.attempt)
+    return "cri" + msgspec.json.encode(key).decode()
+
+
+def cgroup_path(sandbox: SandboxRecord, container_id: str) -> str:
+    """Where the container's cgroup is, in the form that the runtime takes: a path, or slice:prefix:name."""
+    parent = sandbox.cgroup_path
+    if parent.endswith(".slice"):
+        return f"{posixpath.basename(parent)}:oakum:{container_id}"
+    return f"{parent.rstrip('/')}/{container_id}"
+
+
+def check(sandbox: SandboxRecord, config: ContainerConfig) -> ContainerConfig:
+    """The configuration with its mounts' sources resolved.
+
+    Raises:
+        InvalidArgument, NotFound, Unimplemented: it cannot become a container.
+    """
+    if config.metadata.name or sandbox.config.owner == "container":
+        check_name("container", config.metadata.name)
+    else:
+        raise InvalidArgument("create container", "metadata.name", "a container needs a name")
+    if config.privileged and not sandbox.config.privileged and sandbox.config.owner != "container":
+        raise InvalidArgument("create container", repr(config.metadata.name), "its sandbox is not privileged")
+    if config.cdi_devices:
+        raise Unimplemented("create container", config.cdi_devices[0], "this version has no CDI devices")
+    if config.namespaces.pid == "pod" and sandbox.config.namespaces.pid != "pod":
+        raise InvalidArgument(
+            "create container", "namespaces.pid", "its sandbox has no pid namespace to share"
+        )
+    if config.apparmor is not None and config.apparmor.kind == "localhost" and not host.has_apparmor():
+        raise InvalidArgument(
+            "create container", config.apparmor.localhost_ref, "AppArmor is not enabled here"
+        )
+    for mount in config.mounts:
+        if mount.image_sub_path:
+            raise Unimplemented("mount image", mount.image, "this version mounts whole images only")
+    log_path(sandbox, config, "")
+    mounts = host.check_mount_sources(config.mounts, make_missing=sandbox.config.owner != "container")
+    return msgspec.structs.replace(config, mounts=tuple(mounts))
+
+
+def log_path(sandbox: SandboxRecord, config: ContainerConfig, bundle: str) -> str:
+    """Where the log goes: below the pod's log directory, or (command line) into the bundle; "" for nowhere."""
+    directory, name = sandbox.config.log_directory, config.log_path
+    if directory and name:
+        path = posixpath.normpath(posixpath.join(directory, name))
+        if not directory.startswith("/") or not path.startswith(posixpath.normpath(directory) + "/"):
+            raise InvalidArgument(
+                "create container", repr(name), "the log path leads out of the pod's log directory"
+            )
+        return path
+    return f"{bundle}/container.log" if sandbox.config.owner == "container" else ""
+
+
+def new_record(
+    sandbox: SandboxRecord,
+    config: ContainerConfig,
+    image: ImageRecord,
+    bundles: str,
+    image_mounts: dict[str, str],
+) -> ContainerRecord:
+    """The row of a container to be; nothing is written."""
+    container_id = new_id()
+    signal_text = config.stop_signal or image.stop_signal or "SIGTERM"
+    try:
+        stop_signal = signal_name(parse_signal(signal_text))
+    except InvalidArgument:
+        if config.stop_signal:
+            raise
+        stop_signal = "SIGTERM"  # an image's word is only a wish
+    return ContainerRecord(
+        id=container_id,
+        namespace=sandbox.namespace,
+        sandbox_id=sandbox.id,
+        name_key=name_key(sandbox, config),
+        phase="creating",
+        created_at_ns=time.time_ns(),
+        config=config,
+        image_ref=config.user_specified_image or config.image,
+        image_id=image.config_digest,
+        manifest_digest=image.manifest_digest,
+        chain_id=image.chain_id,
+        image_mounts=tuple((f"{container_id}-{n}", digest) for n, digest in enumerate(image_mounts.values())),
+        log_path=log_path(sandbox, config, f"{bundles}/{container_id}"),
+        resources=config.resources,
+        user_text=config.user or image.user,
+        stop_signal=stop_signal,
+        argv=builder.command_line(config, _facts(image)),
+        cgroup_path=cgroup_path(sandbox, container_id),
+    )
+
+
+def build(
+    context: Context,
+    sandbox: SandboxRecord,
+    record: ContainerRecord,
+    image: ImageRecord,
+    views: dict[str, ImageRecord],
+) -> None:
+    """Make the snapshot, the volumes and config.json. Idempotent; undone by `discard`."""
+    layout = context.layout
+    bundle = layout.bundle(record.id)
+    os.makedirs(bundle, mode=0o711, exist_ok=True)
+    source = context.snapshotter.prepare_container(record.id, record.chain_id)
+    anonymous = _anonymous_volumes(record.config, image)
+    volume_paths = volumes.create(f"{bundle}/volumes", anonymous, source)
+    around = builder.Surroundings(
+        sandbox=sandbox.config,
+        pod_path=layout.pod(sandbox.id),
+        hostname=hostname(sandbox.config, sandbox.id),
+        cgroup_path=record.cgroup_path,
+        capabilities=host.known_capabilities(),
+        files={place: f"{layout.sandbox(sandbox.id)}/{name}" for place, name in pods.POD_FILES.items()},
+        volumes=volume_paths,
+        image_views=_image_views(context, record, views),
+        nodes=_nodes(record.config),
+        cgroup_namespace=context.cgroups.mode == "v2" and not record.config.privileged,
+        apparmor=host.has_apparmor(),
+    )
+    spec = builder.build(record.config, _facts(image), around)
+    seccomp_program(context, sandbox, record.config)
+    if record.log_path:
+        os.makedirs(os.path.dirname(record.log_path), mode=0o755, exist_ok=True)
+    write_file_fast(f"{bundle}/config.json", msgspec.json.encode(spec))
+
+
+def _anonymous_volumes(config: ContainerConfig, image: ImageRecord) -> list[str]:
+    """Where the image declared volumes and the caller mounts nothing. What an image says is checked, not trusted."""
+    taken = {clean(mount.container_path) for mount in config.mounts}
+    found: list[str] = []
+    for place in image.volumes:
+        path = clean(place if place.startswith("/") else f"/{place}")
+        if path not in taken and path not in found:
+            found.append(path)
+    return found
+
+
+def _nodes(config: ContainerConfig) -> list[Node]:
+    wanted = host.requested_nodes(config.devices)
+    if config.privileged:
+        named = {node.path for node in wanted}
+        wanted += [node for node in host.all_nodes() if node.path not in named]
+    return wanted
+
+
+def _image_views(
+    context: Context, record: ContainerRecord, views: dict[str, ImageRecord]
+) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for (key, _digest), (place, image) in zip(record.image_mounts, views.items(), strict=True):
+        source = context.snapshotter.view(key, image.chain_id)
+        found[place] = source.lower or (source.upper,)
+    return found
+
+
+def discard(context: Context, record: ContainerRecord) -> None:
+    """Remove snapshot, views, bundle and row of a container that no shim knows. Idempotent."""
+    context.snapshotter.remove_container(record.id)
+    for key, _digest in record.image_mounts:
+        context.snapshotter.remove_view(key)
+    pods.remove_directory(context.layout.containers, record.id)
+    context.store.delete_container(record.id)
+
+
+def seccomp_program(context: Context, sandbox: SandboxRecord, config: ContainerConfig) -> str:
+    """The container's seccomp program as base64; "" for none.
+
+    Raises:
+        NotFound, InvalidArgument: its profile file is missing or is none.
+    """
+    profile = _seccomp_profile(sandbox, config)
+    if profile is None:
+        return ""
+    return b64encode(compiled(profile, context.layout.seccomp_cache, host.machine())).decode()
+
+
+def _seccomp_profile(sandbox: SandboxRecord, config: ContainerConfig) -> Profile | None:
+    said = config.seccomp
+    if config.privileged or (said is not None and said.kind == "unconfined"):
+        return None
+    if said is None and sandbox.config.owner != "container":
+        return None
+    chosen = capabilities.effective(
+        config.add_capabilities, config.drop_capabilities, privileged=False, known=host.known_capabilities()
+    )
+    if said is None or said.kind == "runtime_default":
+        return default_profile(machine=host.machine(), capabilities=chosen)
+    path = said.localhost_ref.removeprefix("localhost/")
+    if not path.startswith("/"):
+        raise InvalidArgument("read seccomp profile", repr(path), "a profile's path is absolute")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_PROFILE_MAX)
+    except OSError as error:
+        raise NotFound("read seccomp profile", path, error.strerror or str(error)) from error
+    return parse(
+        text, subject=path, machine=host.machine(), capabilities=chosen, kernel=host.kernel_version()
+    )
+
+
+def shim_request(context: Context, sandbox: SandboxRecord, record: ContainerRecord) -> ContainerRequest:
+    """What a shim is asked for to create the container."""
+    # Listings need no shim.
+    from oakum.shim.client import ContainerRequest
+
+    config = record.config
+    return ContainerRequest(
+        container_id=record.id,
+        bundle=context.layout.bundle(record.id),
+        rootfs=context.snapshotter.container_source(record.id),
+        user=record.user_text,
+        extra_groups=config.supplemental_groups,
+        strict_groups=config.strict_groups,
+        tty=config.tty,
+        stdin=config.stdin,
+        stdin_once=config.stdin_once,
+        log_path=record.log_path,
+        target_pid_of=config.namespaces.target_id if config.namespaces.pid == "target" else "",
+        seccomp_bpf=seccomp_program(context, sandbox, config),
+    )
+
+
+def _facts(image: ImageRecord) -> builder.ImageFacts:
+    return builder.ImageFacts(
+        entrypoint=image.entrypoint, cmd=image.cmd, env=image.env, working_dir=image.working_dir
+    )
+
+
+def config_of(context: Context, container_id: str) -> dict[str, Any]:
+    """The container's config.json. Raises NotFound."""
+    path = f"{context.layout.bundle(container_id)}/config.json"
+    try:
+        with open(path, "rb") as file:
+            return msgspec.json.decode(file.read(), type=dict[str, Any])
+    except FileNotFoundError as error:
+        raise NotFound("read container configuration", container_id[:12], "it is gone") from error
+
+
+def rewrite_resources(context: Context, container_id: str, merged: Resources) -> None:
+    """Put new limits into the bundle of a container that was not started yet."""
+    spec = config_of(context, container_id)
+    wanted = linux_resources(merged)
+    wanted["devices"] = spec["linux"]["resources"]["devices"]
+    spec["linux"]["resources"] = wanted
+    if merged.oom_score_adj is not None:
+        spec["process"]["oomScoreAdj"] = merged.oom_score_adj
+    write_file_fast(f"{context.layout.bundle(container_id)}/config.json", msgspec.json.encode(spec))

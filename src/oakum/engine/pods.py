@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies on disk for a pod: its files for name resolution, and the removal of directories.
+
+Also writes the end of containers whose shim is gone. Owns no phases and no locks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from oakum.backend.config import SandboxConfig
+from oakum.engine.context import Context
+from oakum.engine.states import read_exit, unknown_end
+from oakum.engine.store.records import ContainerRecord, ExitFacts
+from oakum.errors import SystemFailure
+from oakum.linux.durable import write_file, write_file_fast
+
+# Container path → the file's name in the sandbox's directory.
+POD_FILES = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname"}
+
+
+def write_files(directory: str, config: SandboxConfig, hostname: str, addresses: Sequence[str]) -> None:
+    """Make a sandbox's directory with hosts, resolv.conf and hostname."""
+    from oakum.network import files  # only sandboxes that are made need it
+
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    contents = {
+        "hosts": files.hosts(
+            hostname, addresses, config.extra_hosts, host_network=config.namespaces.network == "node"
+        ),
+        "resolv.conf": files.resolv_conf(config.dns, host_network=config.namespaces.network == "node"),
+        "hostname": files.hostname_file(hostname),
+    }
+    for name, text in contents.items():
+        # Containers of any user read them through their bind mounts.
+        write_file_fast(f"{directory}/{name}", text.encode(), 0o644)
+
+
+def remove_directory(parent: str, name: str) -> None:
+    """Delete a directory with whatever a container put into it; succeeds for what is gone.
+
+    Raises:
+        SystemFailure: something in it cannot be removed (a mount, an immutable file).
+    """
+    from oakum.snapshots.tree import remove_tree  # goes by descriptors and survives any depth of nesting
+
+    try:
+        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        remove_tree(parent_fd, name)
+    except OSError as error:
+        raise SystemFailure.from_os_error(error, "remove directory", f"{parent}/{name}") from error
+    finally:
+        os.close(parent_fd)
+
+
+def settle(context: Context, container: ContainerRecord) -> ContainerRecord:
+    """Take a container's end into its row, an unknown one if its shim left none. For shims that are gone."""
+    if container.exit is not None or container.phase not in ("starting", "started"):
+        return container
+    bundle = context.layout.bundle(container.id)
+    ended = read_exit(bundle)
+    if ended is None:
+        ended = unknown_end(container, time.time_ns())
+        write_exit(bundle, ended)
+    settled = msgspec.structs.replace(
+        container, phase="started", exit=ended, started_at_ns=container.started_at_ns or ended.started_at_ns
+    )
+    context.store.update_container(settled)
+    return settled
+
+
+def write_exit(bundle: str, ended: ExitFacts) -> None:
+    """Write an exit record as a shim does."""
+    # The shim's reader wants every field, also those that are at their default.
+    fields = {name: getattr(ended, name) for name in ExitFacts.__struct_fields__}
+    write_file(f"{bundle}/exit.json", msgspec.json.encode(fields))
+
+
+def remove_cgroup(context: Context, path: str) -> None:
+    """Kill what is left in a container's cgroup and remove it. For containers whose shim is gone. Idempotent.
+
+    Raises:
+        SystemFailure: something in it cannot be killed.
+    """
+    from oakum.oci.cgroups import Cgroup  # recovery's business
+
+    group = Cgroup(context.cgroups, path)
+    if group.exists():
+        group.kill_all()
+        group.remove()

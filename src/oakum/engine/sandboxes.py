@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sandboxes: reserve a name, spawn a shim, connect the network, write the pod's files; and all of it backwards.
+
+Owns the journal of a sandbox (its phases) and its two directories. Every step backwards tolerates that the
+step forwards never happened, so `undo` is both the rollback of a failed call and what recovery does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+
+from oakum.backend.config import SandboxConfig
+from oakum.backend.status import SandboxFilter, SandboxStatus
+from oakum.engine import pods
+from oakum.engine.context import Context
+from oakum.engine.locks import ObjectLock
+from oakum.engine.spec.resources import check, linux_resources
+from oakum.engine.spec.sysctls import pod_sysctls
+from oakum.engine.states import boot_id, process_start, sandbox_status, shim_lives, shim_seems_alive
+from oakum.engine.store.records import ContainerRecord, SandboxRecord
+from oakum.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    Unimplemented,
+)
+from oakum.model.ids import is_id, new_id, resolve_prefix
+
+if TYPE_CHECKING:
+    from oakum.network.attachment import Attachment
+    from oakum.shim.client import SandboxRequest
+
+HANDLERS: Final = ("", "oakum")
+_CREATE_WAIT_S: Final = 120.0
+
+
+class Sandboxes:
+    """The sandboxes of one namespace."""
+
+    def __init__(self, context: Context, namespace: str) -> None:
+        self._context = context
+        self._namespace = namespace
+
+    # making
+
+    def run(self, config: SandboxConfig, *, runtime_handler: str = "") -> str:
+        """Create and start a sandbox; its id."""
+        _check(config, runtime_handler)
+        key = name_key(config)
+        while True:
+            known = self._context.store.sandbox_by_name(self._namespace, key) if key else None
+            if known is not None:
+                joined = self._join(known)
+                if joined:
+                    return joined
+                continue
+            sandbox_id = new_id()
+            lock = self._context.locks.acquire(sandbox_id)
+            try:
+                record = self._reserve(sandbox_id, key or f"container/{sandbox_id}", config, runtime_handler)
+            except AlreadyExists:
+                lock.release(gone=True)
+                continue  # somebody was quicker: join them
+            self._make(record, lock)
+            return sandbox_id
+
+    def _join(self, known: SandboxRecord) -> str:
+        """Wait for the running try of the same call; its id, or "" when it came to nothing and is undone.
+
+        Raises:
+            AlreadyExists: there was no running try; the sandbox is there.
+        """
+        lock = self._context.locks.acquire(known.id, timeout_s=_CREATE_WAIT_S)
+        gone = False
+        try:
+            now = self._context.store.sandbox(known.id)
+            if now is None:
+                gone = True
+                return ""
+            if now.phase == "creating":
+                # Its worker is dead, or we would not have the lock.
+                self.undo(now)
+                gone = True
+                return ""
+            if lock.waited and now.phase == "ready":
+                return now.id
+        finally:
+            lock.release(gone=gone)
+        raise AlreadyExists(
+            "run sandbox",
+            repr(known.config.metadata.name),
+            f"sandbox {known.id[:12]} has this name, namespace, uid and attempt",
+            hint="remove it, or raise the attempt",
+        )
+
+    def _reserve(self, sandbox_id: str, key: str, config: SandboxConfig, handler: str) -> SandboxRecord:
+        parent = config.cgroup_parent
+        record = SandboxRecord(
+            id=sandbox_id,
+            namespace=self._namespace,
+            name_key=key,
+            phase="creating",
+            created_at_ns=time.time_ns(),
+            config=config,
+            runtime_handler=handler,
+            # The kubelet makes, limits and removes the pod's cgroup itself, and looks for containers right in it.
+            cgroup_path=parent or f"/oakum/{self._namespace}/{sandbox_id}",
+            owns_cgroup=not parent,
+            has_network=config.namespaces.network != "node",
+        )
+        with self._context.store.transaction():
+            self._context.store.add_namespace(self._namespace)
+            self._context.store.put_sandbox(record)
+        return record
+
+    def _make(self, record: SandboxRecord, lock: ObjectLock) -> None:
+        gone = False
+        try:
+            self._build(record)
+        except BaseException:  # whatever ends this call, nothing may stay behind; it goes on upwards
+            self.undo(record)
+            gone = True
+            raise
+        finally:
+            lock.release(gone=gone)
+
+    def _build(self, record: SandboxRecord) -> None:
+        # Listings and the like need neither shims nor sockets.
+        from oakum.shim.client import spawn_shim
+
+        layout = self._context.layout
+        pod = layout.pod(record.id)
+        os.makedirs(pod, mode=0o711)
+        client = spawn_shim(layout.state, _shim_request(record, pod))
+        try:
+            pid = client.pid()
+        finally:
+            client.close()
+        attachment: Attachment | None = None
+        if record.has_network:
+            attachment = self._context.network.setup(
+                record.id,
+                f"{pod}/ns/net",
+                network=record.config.network,
+                port_mappings=record.config.port_mappings,
+                hostname=hostname(record.config, record.id),
+            )
+        addresses = attachment.addresses if attachment else ()
+        pods.write_files(
+            layout.sandbox(record.id), record.config, hostname(record.config, record.id), addresses
+        )
+        self._context.store.update_sandbox(
+            msgspec.structs.replace(
+                record,
+                phase="ready",
+                boot_id=boot_id(),
+                shim_pid=pid,
+                shim_start=process_start(pid),
+                addresses=addresses,
+                interface=attachment.interface if attachment else "",
+                host_interface=attachment.host_interface if attachment else "",
+            )
+        )
+
+    # unmaking
+
+    def undo(self, record: SandboxRecord) -> None:
+        """Remove every trace of a sandbox without containers. Its lock is ours. Idempotent."""
+        self._end_shim(record)
+        if record.has_network:
+            self._context.network.teardown(record.id)
+        pods.remove_directory(self._context.layout.sandboxes, record.id)
+        pods.remove_directory(self._context.layout.pods, record.id)
+        self._context.store.delete_sandbox(record.id)
+
+    def _end_shim(self, record: SandboxRecord) -> None:
+        from oakum.shim.client import ShimClient, cleanup_directory
+
+        pod = self._context.layout.pod(record.id)
+        if os.path.isdir(pod):
+            try:
+                with ShimClient.connect(pod) as client:
+                    client.shutdown()
+            except Unavailable:
+                cleanup_directory(pod, record.cgroup_path if record.owns_cgroup else "")
+
+    def stop(self, sandbox_id: str) -> None:
+        """Stop containers and network; succeeds for what is gone."""
+        found = self.lookup(sandbox_id)
+        if found is None:
+            return
+        with self._context.locks.holding(found.id) as lock:
+            record = self._context.store.sandbox(found.id)
+            if record is None:
+                lock.release(gone=True)
+                return
+            if record.phase in ("stopped", "removing"):
+                return
+            if record.phase == "creating":
+                self.undo(record)
+                lock.release(gone=True)
+                return
+            self.finish_stop(record)
+
+    def finish_stop(self, record: SandboxRecord) -> None:
+        """Do (or, after a crash, do the rest of) a stop. The lock is ours."""
+        store = self._context.store
+        if record.phase != "stopping":
+            record = msgspec.structs.replace(record, phase="stopping")
+            store.update_sandbox(record)
+        self._end_shim(record)
+        if record.has_network:
+            self._context.network.teardown(record.id)
+        for container in store.containers_of(record.id):
+            pods.settle(self._context, container)
+        store.update_sandbox(
+            msgspec.structs.replace(record, phase="stopped", addresses=(), shim_pid=0, shim_start=0)
+        )
+
+    def remove(self, sandbox_id: str, *, remove_container: Callable[[ContainerRecord], None]) -> None:
+        """Remove a sandbox and its containers; succeeds for what is gone."""
+        found = self.lookup(sandbox_id)
+        if found is None:
+            return
+        with self._context.locks.holding(found.id) as lock:
+            record = self._context.store.sandbox(found.id)
+            if record is not None:
+                self.finish_removal(record, remove_container)
+            lock.release(gone=True)
+
+    def finish_removal(
+        self, record: SandboxRecord, remove_container: Callable[[ContainerRecord], None]
+    ) -> None:
+        """Do (or, after a crash, do the rest of) a removal. The lock is ours."""
+        store = self._context.store
+        if record.phase != "removing":
+            record = msgspec.structs.replace(record, phase="removing")
+            store.update_sandbox(record)
+        # From here on no container is added: that takes a ready sandbox.
+        for container in store.containers_of(record.id):
+            remove_container(container)
+        self.undo(record)
+
+    # asking
+
+    def lookup(self, text: str) -> SandboxRecord | None:
+        """The row of a sandbox by id or the beginning of one; None when there is none.
+
+        Raises:
+            FailedPrecondition: several begin so.
+        """
+        store = self._context.store
+        if is_id(text):
+            record = store.sandbox(text)
+            return record if record is not None and record.namespace == self._namespace else None
+        if not text:
+            raise InvalidArgument("find sandbox", "''", "empty id")
+        known = store.ids_beginning("sandboxes", self._namespace, text)
+        return store.sandbox(resolve_prefix("sandbox", text, known)) if known else None
+
+    def need(self, text: str) -> SandboxRecord:
+        """As `lookup`. Raises NotFound."""
+        record = self.lookup(text)
+        if record is None:
+            raise NotFound("find sandbox", repr(text[:64]), "no such sandbox", hint="oakum pod ls")
+        return record
+
+    def need_ready(self, text: str) -> SandboxRecord:
+        """As `need`. Raises FailedPrecondition unless it is ready."""
+        record = self.need(text)
+        if record.phase != "ready" or not shim_lives(record):
+            raise FailedPrecondition(
+                "use sandbox", record.id[:12], "it is not ready", hint="it was stopped or lost"
+            )
+        return record
+
+    def status(self, text: str) -> SandboxStatus:
+        """One sandbox. Raises NotFound."""
+        return self._status(self.need(text), exact=True)
+
+    def find(self, text: str) -> SandboxStatus:
+        """One sandbox by id, beginning of one, or name. Raises NotFound, FailedPrecondition."""
+        record = self.lookup(text) if text else None
+        if record is not None:
+            return self._status(record, exact=True)
+        named = [r for r in self._context.store.sandboxes(self._namespace) if r.config.metadata.name == text]
+        if len(named) > 1:
+            raise FailedPrecondition(
+                "find sandbox", repr(text), f"{len(named)} sandboxes have this name", hint="use the id"
+            )
+        return self._status(named[0] if named else self.need(text), exact=True)
+
+    def list(self, wanted: SandboxFilter) -> Sequence[SandboxStatus]:
+        """Those that match, newest first."""
+        found: list[SandboxStatus] = []
+        for record in self._context.store.sandboxes(self._namespace):
+            if record.phase == "creating" or not record.id.startswith(wanted.id):
+                continue
+            if any(record.config.labels.get(name) != value for name, value in wanted.labels.items()):
+                continue
+            status = self._status(record, exact=False)
+            if wanted.state in (None, status.state):
+                found.append(status)
+        return found
+
+    def _status(self, record: SandboxRecord, *, exact: bool) -> SandboxStatus:
+        alive = shim_lives(record) if exact else shim_seems_alive(record)
+        return sandbox_status(record, self._context.layout.pod(record.id), alive=alive)
+
+    def inspect(self, text: str) -> dict[str, Any]:
+        """All there is to say about a sandbox."""
+        status = self.find(text)
+        record = self.need(status.id)
+        store = self._context.store
+        return {
+            "status": cast("dict[str, Any]", msgspec.to_builtins(status)),
+            "phase": record.phase,
+            "interface": record.interface,
+            "host_interface": record.host_interface,
+            "directory": self._context.layout.sandbox(record.id),
+            "live_directory": self._context.layout.pod(record.id),
+            "containers": [c.id for c in store.containers_of(record.id)],
+        }
+
+
+def name_key(config: SandboxConfig) -> str:
+    """What may be there only once; "" for a sandbox that has no name of its own."""
+    if config.owner == "container":
+        return ""
+    # As JSON, so that no choice of names can look like another one.
+    metadata = config.metadata
+    key = (metadata.namespace, metadata.name, metadata.uid, metadata.attempt)
+    return "pod" + msgspec.json.encode(key).decode()
+
+
+def hostname(config: SandboxConfig, sandbox_id: str) -> str:
+    """The pod's host name: the one asked for, the host's own on the host's UTS namespace, else from the id."""
+    if config.hostname:
+        return config.hostname
+    if config.namespaces.uts == "node":
+        return os.uname().nodename
+    return sandbox_id[:12]
+
+
+def _check(config: SandboxConfig, handler: str) -> None:
+    if handler not in HANDLERS:
+        raise InvalidArgument(
+            "run sandbox", repr(handler), "no such runtime handler", hint='leave it empty, or "oakum"'
+        )
+    if not config.metadata.name and config.owner != "container":
+        raise InvalidArgument("run sandbox", "metadata.name", "a sandbox needs a name")
+    if len(config.hostname) > 64:
+        raise InvalidArgument("run sandbox", repr(config.hostname), "a host name has at most 64 characters")
+    if config.namespaces.user != "node":
+        raise Unimplemented("run sandbox", "user namespace", "this version has no user namespaces for pods")
+    parts = config.cgroup_parent.split("/")
+    if ".." in parts or (config.cgroup_parent and not _is_cgroup_parent(config.cgroup_parent)):
+        raise InvalidArgument("run sandbox", repr(config.cgroup_parent), "not a cgroup path or slice")
+    pod_sysctls(config)
+    for limits in (config.resources, config.overhead):
+        if limits is not None:
+            check(limits)
+
+
+def _is_cgroup_parent(text: str) -> bool:
+    return text.startswith("/") or ("/" not in text and text.endswith(".slice"))
+
+
+def _shim_request(record: SandboxRecord, pod: str) -> SandboxRequest:
+    from oakum.shim.client import SandboxRequest  # as in _build
+
+    config = record.config
+    modes = config.namespaces
+    wanted = [("network", modes.network), ("ipc", modes.ipc), ("uts", modes.uts)]
+    own = [kind for kind, mode in wanted if mode != "node"]
+    if modes.pid == "pod":
+        own.append("pid")
+    return SandboxRequest(
+        sandbox_id=record.id,
+        directory=pod,
+        create_namespaces=tuple(own),
+        hostname=hostname(config, record.id) if "uts" in own else "",
+        sysctls=pod_sysctls(config),
+        cgroup_path=record.cgroup_path if record.owns_cgroup else "",
+        pod_resources=linux_resources(config.resources) if config.resources and record.owns_cgroup else {},
+    )
