@@ -29,8 +29,9 @@ class Calls:
     def __init__(self, *, quick_threads: int = QUICK_THREADS, patient_threads: int = PATIENT_THREADS) -> None:
         self._quick = ThreadPoolExecutor(quick_threads, "quick")
         self._patient = ThreadPoolExecutor(patient_threads, "patient")
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._running = 0
+        self._closed = False
 
     @property
     def running(self) -> int:
@@ -54,10 +55,20 @@ class Calls:
         return await asyncio.wrap_future(future)
 
     def _count(self, change: int) -> None:
-        with self._lock:
+        with self._changed:
             self._running += change
+            self._changed.notify_all()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Block until no call runs, `timeout_s` is over or the pools are closed; whether no call runs."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running or self._closed, timeout_s)
+            return not self._running
 
     def close(self) -> None:
         """Take no more calls; those running go on, those waiting are dropped."""
         self._quick.shutdown(wait=False, cancel_futures=True)
         self._patient.shutdown(wait=False, cancel_futures=True)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `oakum serve` is told: a TOML file, typed; a key that nobody knows is an error that names it.
+
+    root = "/var/lib/oakum"        # durable: images, containers, the database
+    state = "/run/oakum"           # gone after a reboot: sockets, pinned namespaces
+    drain_s = 10                   # seconds that calls in flight get when the server ends
+
+    [log]
+    level = "info"                 # debug, info, warning, error; read again on SIGHUP
+    format = "text"                # text, json
+
+    [cri]
+    listen = ["unix:///run/oakum/cri.sock"]   # without it: cri.sock in the state directory
+    namespace = "k8s.io"
+    socket_mode = "0660"
+    socket_user = "root"           # a name or a number
+    socket_group = "root"
+
+Options of the command line win over the file. Nothing is opened here but the file itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+from oakum.errors import InvalidArgument, NotFound, SystemFailure
+from oakum.model.ids import check_namespace
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
+
+_UNIX = "unix://"
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is logged, and how."""
+
+    level: LogLevel = "info"
+    format: LogFormat = "text"
+
+
+class CriConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The CRI front door."""
+
+    listen: tuple[str, ...] = ()
+    namespace: str = "k8s.io"
+    socket_mode: Annotated[str, msgspec.Meta(pattern=r"^0?[0-7]{3}$")] = "0660"
+    socket_user: str = "root"
+    socket_group: str = "root"
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it."""
+
+    root: str = "/var/lib/oakum"
+    state: str = "/run/oakum"
+    drain_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    log: LogConfig = LogConfig()
+    cri: CriConfig = CriConfig()
+
+    def cri_sockets(self) -> tuple[str, ...]:
+        """The paths of the CRI sockets."""
+        if not self.cri.listen:
+            return (os.path.join(self.state, "cri.sock"),)
+        return tuple(address.removeprefix(_UNIX) for address in self.cri.listen)
+
+
+def load_config(path: str) -> Config:
+    """The configuration in the TOML file `path`.
+
+    Raises:
+        NotFound: there is no such file.
+        InvalidArgument: it is not TOML, or holds an unknown key or a wrong value.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        raise NotFound("read configuration", path, "no such file") from None
+    except OSError as error:
+        raise SystemFailure.from_os_error(error, "read configuration", path) from error
+    try:
+        config = msgspec.toml.decode(data, type=Config)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument("read configuration", path, str(error)) from error
+    return check_config(config, path)
+
+
+def with_options(
+    config: Config,
+    *,
+    root: str | None = None,
+    state: str | None = None,
+    cri_listen: Sequence[str] = (),
+    log_level: LogLevel | None = None,
+    log_format: LogFormat | None = None,
+) -> Config:
+    """`config` with what the command line says in its place. Raises InvalidArgument."""
+    replace = msgspec.structs.replace
+    log = replace(config.log, level=log_level or config.log.level, format=log_format or config.log.format)
+    cri = replace(config.cri, listen=tuple(cri_listen) or config.cri.listen)
+    changed = replace(config, root=root or config.root, state=state or config.state, log=log, cri=cri)
+    return check_config(changed, "command line")
+
+
+def check_config(config: Config, source: str) -> Config:
+    """`config` if its values can be meant together.
+
+    Raises:
+        InvalidArgument: a relative directory, an address that is no unix socket, the same one twice.
+    """
+    for name, path in (("root", config.root), ("state", config.state)):
+        if not os.path.isabs(path):
+            raise InvalidArgument("check configuration", source, f"{name} {path!r} is not an absolute path")
+    for address in config.cri.listen:
+        if not address.removeprefix(_UNIX).startswith("/"):
+            raise InvalidArgument(
+                "check configuration",
+                source,
+                f"cannot listen on {address!r}",
+                hint="CRI is served on unix sockets only: unix:///run/oakum/cri.sock",
+            )
+    sockets = config.cri_sockets()
+    if len(set(sockets)) != len(sockets):
+        raise InvalidArgument("check configuration", source, "the same socket is given twice")
+    check_namespace(config.cri.namespace)
+    return config
