@@ -146,9 +146,8 @@ def parse_credentials(given: str | None) -> AuthConfig | None:
         return None
     from oakum.backend.config import AuthConfig
 
-    if given == "-":
-        given = sys.stdin.readline().rstrip("\r\n")
-    user, colon, password = given.partition(":")
+    pair = sys.stdin.readline().rstrip("\r\n") if given == "-" else given
+    user, colon, password = pair.partition(":")
     if not colon or not user:
         raise InvalidArgument(
             "parse --creds", "", "not USER:PASSWORD", hint="or give - and write them to standard input"

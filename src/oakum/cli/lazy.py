@@ -82,6 +82,8 @@ class TeachingCommand(click.Command):
         """Write the options, one section after the other."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
+            if not isinstance(parameter, click.Option):
+                continue  # arguments are in the usage line, and told in the text
             record = parameter.get_help_record(ctx)
             if record is not None:
                 sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)

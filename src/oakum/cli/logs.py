@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oakum.engine.logs import LogLine
 
 
-class _Writer:
+class LogWriter:
     """Puts pieces of long lines together again, each stream by itself."""
 
     def __init__(self, *, timestamps: bool, as_json: bool) -> None:
@@ -30,6 +30,7 @@ class _Writer:
         self._inside = {"stdout": False, "stderr": False}
 
     def write(self, line: LogLine) -> None:
+        """Write one entry of the log."""
         target = (sys.stdout if line.stream == "stdout" or self._as_json else sys.stderr).buffer
         if self._as_json:
             import json  # logs for scripts only
@@ -87,7 +88,7 @@ def logs(
     tail = _tail(tail_text)
     since_ns = parse_since(since, now_ns=time.time_ns()) if since else 0
     container_id = namespace.find_container(container).id
-    writer = _Writer(timestamps=timestamps, as_json=session.as_json)
+    writer = LogWriter(timestamps=timestamps, as_json=session.as_json)
     # while following each line is shown as it comes
     flush = follow or sys.stdout.isatty()
     for line in namespace.logs(container_id, follow=follow, tail=tail, since_ns=since_ns):

@@ -126,7 +126,9 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], text: C
             ratio=column.ratio,
         )
     for row in rows:
-        table.add_row(*[text(printable(cell), style=_style(cell)) for cell in row])
+        table.add_row(
+            *[text(printable(cell), style=_style(cell), no_wrap=True, overflow="ellipsis") for cell in row]
+        )
     return table
 
 

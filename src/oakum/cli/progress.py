@@ -7,8 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from oakum.cli.report import say
 from oakum.cli.text import human_size, printable, short_id
@@ -21,20 +20,6 @@ if TYPE_CHECKING:
 
 _FINAL: Final = ("done", "exists")
 _LINE_EVERY_S: Final = 5.0
-
-
-class View(Protocol):
-    """Shows the progress of one transfer; called from any thread."""
-
-    def __enter__(self) -> View: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def __call__(self, digest: str, stage: str, done_bytes: int, total_bytes: int) -> None:
-        """The blob `digest` is at `stage`."""
-        ...
 
 
 class Quiet:
@@ -154,6 +139,9 @@ class Bars:
             total=sum(total for _, _, total in self._sizes.values()) or None,
             stage=f"{finished}/{len(self._sizes)}",
         )
+
+
+View = Quiet | Lines | Bars
 
 
 def view_for(what: str, *, quiet: bool) -> View:

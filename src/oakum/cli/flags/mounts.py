@@ -22,6 +22,8 @@ _PROPAGATION: Final[dict[str, Propagation]] = {
 }
 _FLAGS: Final = frozenset(["nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime"])
 _IGNORED: Final = frozenset(["rw", "nocopy", "consistent", "cached", "delegated", "bind", "rbind"])
+# as docker has it: a scratch area for everybody that nothing is run from, unless said otherwise
+_TMPFS_USUAL: Final = ("nosuid", "nodev", "noexec", "mode=1777")
 _TMPFS_KEYS: Final = frozenset(["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks"])
 
 
@@ -120,7 +122,7 @@ def parse_tmpfs(text: str) -> Mount:
     """
     path, _, words = text.partition(":")
     target = _inside("--tmpfs", text, path)
-    options: list[str] = []
+    options = dict.fromkeys(_TMPFS_USUAL)
     for word in filter(None, words.split(",")):
         key, equals, value = word.partition("=")
         known = key in _TMPFS_KEYS and value.isascii() and value.isalnum() if equals else word in _FLAGS
@@ -131,8 +133,12 @@ def parse_tmpfs(text: str) -> Mount:
                 f"unknown option {word!r}",
                 hint="try size=64m, mode=1777, ro or noexec",
             )
-        if word not in ("ro", "rw"):
-            options.append(word)
+        if key == "mode":
+            options.pop("mode=1777", None)
+        if f"no{word}" in _TMPFS_USUAL:
+            options.pop(f"no{word}", None)
+        elif word not in ("ro", "rw"):
+            options[word] = None
     readonly = "ro" in words.split(",")
     return Mount(container_path=target, tmpfs=True, readonly=readonly, options=tuple(options))
 
