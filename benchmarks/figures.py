@@ -28,7 +28,7 @@ class Target(NamedTuple):
         return value >= self.limit if self.at_least else value <= self.limit
 
     def __str__(self) -> str:
-        return f"{'≥' if self.at_least else '≤'} {self.limit:g}{'' if self.absolute else ' ×'}"
+        return f"{'≥' if self.at_least else '≤'} {self.limit:g}{'' if self.absolute else ' x'}"
 
 
 class Figure(NamedTuple):
