@@ -147,6 +147,10 @@ class ContentStore:
         algorithm, _, encoded = check_digest(digest).partition(":")
         return os.path.join(self.directory, "blobs", algorithm, encoded)
 
+    def ingest_path(self, digest: str) -> str:
+        """Where the blob is while it comes in. Raises InvalidArgument for what is no digest."""
+        return os.path.join(self._ingest, check_digest(digest).replace(":", "-"))
+
     def has(self, digest: str) -> bool:
         """Whether the blob is here."""
         return os.path.exists(self.path(digest))
@@ -191,7 +195,7 @@ class ContentStore:
 
         Ask `has` first and again after None. Raises ResourceExhausted, SystemFailure.
         """
-        path = os.path.join(self._ingest, check_digest(digest).replace(":", "-"))
+        path = self.ingest_path(digest)
         try:
             while True:
                 fd = Fd(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
