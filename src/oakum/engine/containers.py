@@ -322,7 +322,8 @@ class Containers:
 
     # changing
 
-    def _running(self, container_id: str, operation: str, *, paused: bool = False) -> ContainerRecord:
+    def running(self, container_id: str, operation: str, *, paused: bool = False) -> ContainerRecord:
+        """The row of a container that runs (or, if that is all right, is paused). Raises FailedPrecondition."""
         record = self.need(container_id)
         state = self._state(record)
         if state == "running" or (paused and state == "paused"):
@@ -333,7 +334,7 @@ class Containers:
 
     def kill(self, container_id: str, signal_number: int) -> None:
         """Send a signal."""
-        record = self._running(container_id, "kill container", paused=True)
+        record = self.running(container_id, "kill container", paused=True)
         with self._connect(record.sandbox_id) as client:
             client.kill(record.id, signal_number)
             if signal_number == _SIGKILL and record.paused:
@@ -342,14 +343,14 @@ class Containers:
 
     def pause(self, container_id: str) -> None:
         """Freeze it."""
-        record = self._running(container_id, "pause container")
+        record = self.running(container_id, "pause container")
         with self._context.locks.holding(record.id), self._connect(record.sandbox_id) as client:
             client.pause(record.id)
             self._context.store.update_container(msgspec.structs.replace(self.need(record.id), paused=True))
 
     def resume(self, container_id: str) -> None:
         """Thaw it."""
-        record = self._running(container_id, "resume container", paused=True)
+        record = self.running(container_id, "resume container", paused=True)
         with self._context.locks.holding(record.id), self._connect(record.sandbox_id) as client:
             client.resume(record.id)
             self._context.store.update_container(msgspec.structs.replace(self.need(record.id), paused=False))
@@ -376,7 +377,7 @@ class Containers:
 
     def reopen_log(self, container_id: str) -> None:
         """Open the log's path anew."""
-        record = self._running(container_id, "reopen log", paused=True)
+        record = self.running(container_id, "reopen log", paused=True)
         with self._connect(record.sandbox_id) as client:
             client.reopen_log(record.id)
 
@@ -386,7 +387,7 @@ class Containers:
         self, container_id: str, *, stdin: bool, stdout: bool, stderr: bool, backpressure: bool
     ) -> socket.socket:
         """Join a running container's streams."""
-        record = self._running(container_id, "attach to container", paused=True)
+        record = self.running(container_id, "attach to container", paused=True)
         with self._connect(record.sandbox_id) as client:
             return client.attach(
                 record.id, stdin=stdin, stdout=stdout, stderr=stderr, backpressure=backpressure
@@ -394,13 +395,13 @@ class Containers:
 
     def resize(self, container_id: str, rows: int, columns: int) -> None:
         """Set the terminal's size."""
-        record = self._running(container_id, "resize terminal", paused=True)
+        record = self.running(container_id, "resize terminal", paused=True)
         with self._connect(record.sandbox_id) as client:
             client.resize(record.id, rows, columns)
 
     def close_stdin(self, container_id: str) -> None:
         """Close standard input."""
-        record = self._running(container_id, "close stdin", paused=True)
+        record = self.running(container_id, "close stdin", paused=True)
         with self._connect(record.sandbox_id) as client:
             client.close_stdin(record.id)
 

@@ -93,11 +93,14 @@ class Context:
             return self._cgroups
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the databases."""
         with self._guard:
             if self._store is not None:
                 self._store.close()
                 self._store = None
+            if self._network is not None:
+                self._network.close()
+                self._network = None
 
 
 def network_suffix(root: str) -> str:

@@ -33,12 +33,13 @@ from oakum.engine.logs import LogLine
 from oakum.engine.namespaces import Namespaces
 from oakum.engine.sandboxes import Sandboxes
 from oakum.engine.stats import Statistics
+from oakum.engine.store.records import ContainerRecord, SandboxRecord
 from oakum.model.exits import ExitRecord
 
 if TYPE_CHECKING:
     import socket
 
-    from oakum.images.manifests import ImageConfig
+    from oakum.images.config import ImageConfig
     from oakum.shim.client import Exec
 
 DEFAULT_ROOT = "/var/lib/oakum"
@@ -314,6 +315,24 @@ class Namespace:
     def list_sandbox_stats(self, wanted: SandboxFilter = SandboxFilter()) -> Sequence[SandboxStats]:  # noqa: B008 - frozen
         """Statistics of the ready sandboxes that match, in one pass."""
         return self._statistics.sandboxes(wanted)
+
+    # for `engine.recovery`: the endings of calls whose process was killed
+
+    def undo_sandbox(self, record: SandboxRecord) -> None:
+        """Remove every trace of a sandbox without containers. Its lock is held."""
+        self._sandboxes.undo(record)
+
+    def finish_sandbox_stop(self, record: SandboxRecord) -> None:
+        """Do the rest of a stop. Its lock is held."""
+        self._sandboxes.finish_stop(record)
+
+    def finish_sandbox_removal(self, record: SandboxRecord) -> None:
+        """Do the rest of a removal. Its lock is held."""
+        self._sandboxes.finish_removal(record, self._containers.remove_one)
+
+    def finish_container_removal(self, record: ContainerRecord) -> None:
+        """Do the rest of a removal. Its lock is held."""
+        self._containers.finish_removal(record)
 
     # images
 

@@ -6,7 +6,7 @@ Spec: OCI runtime-spec 1.2 config.md, config-linux.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from oakum.backend.config import ContainerConfig, NamespaceOptions, SandboxConfig
@@ -60,7 +60,7 @@ class Surroundings(NamedTuple):
     capabilities: Sequence[str] = capabilities.ALL
     files: dict[str, str] = {}
     volumes: dict[str, str] = {}
-    image_views: dict[str, Sequence[str]] = {}
+    image_views: Mapping[str, Sequence[str]] = {}
     nodes: Sequence[devices.Node] = ()
     cgroup_namespace: bool = False
     apparmor: bool = False

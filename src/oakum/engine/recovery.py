@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Putting right what killed processes left: finish or undo every change whose worker is dead.
+
+Who works on an object holds its lock, so a row in a passing phase with a free lock is nobody's. Idempotent,
+and safe beside any number of other engines at work: a lock that is held is left alone, and a directory counts
+as forgotten only when its row was missing after the directory was seen (rows come first and go last).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+
+from oakum.engine import creation, garbage, pods
+from oakum.engine.context import Context
+from oakum.engine.locks import ObjectLock
+from oakum.engine.states import read_exit, shim_lives, shim_seems_alive
+from oakum.engine.store.records import ContainerRecord, SandboxRecord
+from oakum.errors import FailedPrecondition, OakumError, Unavailable
+from oakum.model.ids import is_id
+
+# A sandbox of `oakum run -d --rm`: whoever looks next after its container has ended removes it.
+AUTO_REMOVE = "dev.oakum.auto-remove"
+
+
+class Worker(Protocol):
+    """What recovery needs of a namespace: the endings that its calls have too."""
+
+    def undo_sandbox(self, record: SandboxRecord) -> None:
+        """Remove every trace of a sandbox without containers."""
+        ...
+
+    def finish_sandbox_stop(self, record: SandboxRecord) -> None:
+        """Do the rest of a stop."""
+        ...
+
+    def finish_sandbox_removal(self, record: SandboxRecord) -> None:
+        """Do the rest of a removal."""
+        ...
+
+    def finish_container_removal(self, record: ContainerRecord) -> None:
+        """Do the rest of a removal."""
+        ...
+
+    def remove_sandbox(self, sandbox_id: str) -> None:
+        """Remove a sandbox with its containers."""
+        ...
+
+
+def recover(context: Context, worker: Callable[[str], Worker]) -> list[str]:
+    """Finish or undo what is half done, and take in what ended unseen. Two queries when there is nothing to do."""
+    if not os.path.exists(context.layout.database):
+        return []
+    done: list[str] = []
+    store = context.store
+    sandbox_ids, container_ids = store.unsettled()
+    lost = [s.id for s in store.sandboxes() if s.phase == "ready" and not shim_seems_alive(s)]
+    # Sandboxes first: undoing one needs no container, removing one removes its containers.
+    for sandbox_id in (*sandbox_ids, *lost):
+        _with_lock(
+            context, sandbox_id, lambda lock, key=sandbox_id: _sandbox(context, worker, key, lock), done
+        )
+    for container_id in container_ids:
+        _with_lock(
+            context, container_id, lambda lock, key=container_id: _container(context, worker, key, lock), done
+        )
+    for record in store.sandboxes():
+        if record.config.annotations.get(AUTO_REMOVE) == "true" and _is_over(context, record):
+            worker(record.namespace).remove_sandbox(record.id)
+            done.append(f"sandbox {record.id[:12]}: removed, its container has ended")
+    return done
+
+
+def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str]:
+    """As `recover`, and remove every directory, snapshot, address and lock that belongs to no row."""
+    done = recover(context, worker)
+    done += _orphaned_pods(context)
+    done += _orphaned_directories(context)
+    done += _orphaned_snapshots(context)
+    done += _orphaned_addresses(context)
+    done += _orphaned_locks(context)
+    done += garbage.collect(context)
+    context.snapshotter.cleanup()
+    context.content.cleanup()
+    return done
+
+
+def _with_lock(context: Context, name: str, step: Callable[[ObjectLock], str], done: list[str]) -> None:
+    """One object, if nobody works on it. A failure is said and does not keep the others from being recovered."""
+    lock = context.locks.try_acquire(name)
+    if lock is None:
+        return
+    try:
+        said = step(lock)
+    except OakumError as error:
+        said = f"{name[:12]}: not recovered: {error}"
+    finally:
+        lock.release()
+    if said:
+        done.append(said)
+
+
+def _sandbox(context: Context, worker: Callable[[str], Worker], sandbox_id: str, lock: ObjectLock) -> str:
+    record = context.store.sandbox(sandbox_id)
+    if record is None:
+        lock.release(gone=True)
+        return ""
+    name = f"sandbox {sandbox_id[:12]}"
+    hands = worker(record.namespace)
+    if record.phase == "creating":
+        hands.undo_sandbox(record)
+        lock.release(gone=True)
+        return f"{name}: half made, undone"
+    if record.phase == "removing":
+        hands.finish_sandbox_removal(record)
+        lock.release(gone=True)
+        return f"{name}: half removed, finished"
+    if record.phase == "stopping":
+        hands.finish_sandbox_stop(record)
+        return f"{name}: half stopped, finished"
+    if record.phase == "ready" and not shim_lives(record):
+        hands.finish_sandbox_stop(record)
+        return f"{name}: its shim is gone, what it left was cleared away"
+    return ""
+
+
+def _container(context: Context, worker: Callable[[str], Worker], container_id: str, lock: ObjectLock) -> str:
+    record = context.store.container(container_id)
+    if record is None:
+        lock.release(gone=True)
+        return ""
+    name = f"container {container_id[:12]}"
+    if record.phase == "creating":
+        creation.discard(context, record)
+        lock.release(gone=True)
+        return f"{name}: half made, undone"
+    if record.phase == "removing":
+        worker(record.namespace).finish_container_removal(record)
+        lock.release(gone=True)
+        return f"{name}: half removed, finished"
+    if record.phase == "starting":
+        return f"{name}: {_starting(context, record)}"
+    return ""
+
+
+def _starting(context: Context, record: ContainerRecord) -> str:
+    """Find out how far a start has come: ended, running, or not begun."""
+    ended = read_exit(context.layout.bundle(record.id))
+    if ended is not None:
+        pods.settle(context, record)
+        return "started and ended unseen"
+    sandbox = context.store.sandbox(record.sandbox_id)
+    if sandbox is None or not shim_lives(sandbox):
+        pods.settle(context, record)
+        return "lost with its shim"
+    from oakum.shim.client import ShimClient  # as everywhere: only what must talk to a shim loads it
+
+    try:
+        with ShimClient.connect(context.layout.pod(record.sandbox_id)) as client:
+            known = next((c for c in client.containers() if c.container_id == record.id), None)
+            if known is not None and known.state in ("running", "paused", "stopped"):
+                # When exactly is in its exit record once it ends; for now it is the time we found out.
+                context.store.update_container(
+                    msgspec.structs.replace(
+                        record, phase="started", pid=known.pid, started_at_ns=time.time_ns()
+                    )
+                )
+                return "started unseen"
+            if known is not None:
+                client.delete(record.id)
+    except Unavailable as error:
+        raise FailedPrecondition("recover container", record.id[:12], "its shim does not answer") from error
+    context.store.update_container(msgspec.structs.replace(record, phase="created"))
+    return "not started yet, set back to created"
+
+
+def _is_over(context: Context, record: SandboxRecord) -> bool:
+    """Whether a sandbox made for one container has nothing to do any more."""
+    if record.phase not in ("ready", "stopped") or not context.locks.is_free(record.id):
+        return False
+    containers = context.store.containers_of(record.id)
+    return bool(containers) and all(
+        c.phase == "started" and (c.exit or read_exit(context.layout.bundle(c.id))) is not None
+        for c in containers
+    )
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(directory) if is_id(name)]
+    except FileNotFoundError:
+        return []
+
+
+def _orphaned_pods(context: Context) -> list[str]:
+    from oakum.shim.client import ShimClient, cleanup_directory
+
+    done: list[str] = []
+    for name in _listed(context.layout.pods):
+        if context.store.sandbox(name) is not None:
+            continue
+        pod = context.layout.pod(name)
+        try:
+            with ShimClient.connect(pod) as client:
+                client.shutdown()
+        except Unavailable:
+            cleanup_directory(pod, "")
+        pods.remove_directory(context.layout.pods, name)
+        done.append(f"sandbox {name[:12]}: unknown, ended")
+    return done
+
+
+def _orphaned_directories(context: Context) -> list[str]:
+    done: list[str] = []
+    for name in _listed(context.layout.containers):
+        if context.store.container(name) is None:
+            pods.remove_directory(context.layout.containers, name)
+            done.append(f"container {name[:12]}: unknown, directory removed")
+    for name in _listed(context.layout.sandboxes):
+        if context.store.sandbox(name) is None:
+            pods.remove_directory(context.layout.sandboxes, name)
+            done.append(f"sandbox {name[:12]}: unknown, directory removed")
+    return done
+
+
+def _orphaned_snapshots(context: Context) -> list[str]:
+    gone = [name for name in context.snapshotter.containers() if context.store.container(name) is None]
+    for name in gone:
+        context.snapshotter.remove_container(name)
+    return [f"snapshot {name[:12]}: of no container, removed" for name in gone]
+
+
+class _Everybody(frozenset[str]):
+    """Contains every id: `BuiltinNetwork.gc` is to restore rules and links here, not to judge who lives."""
+
+    def __contains__(self, _item: object) -> bool:
+        return True
+
+
+def _orphaned_addresses(context: Context) -> list[str]:
+    if not os.path.exists(context.layout.network_database):
+        return []
+    gone: list[str] = []
+    for attachment in context.network.attachments():
+        record = context.store.sandbox(attachment.sandbox_id)
+        if record is None or record.phase == "stopped":
+            context.network.teardown(attachment.sandbox_id)
+            gone.append(attachment.sandbox_id)
+    context.network.gc(_Everybody())
+    return [f"address of sandbox {name[:12]}: freed" for name in gone]
+
+
+def _orphaned_locks(context: Context) -> list[str]:
+    names: Iterable[str] = context.locks.names()
+    gone = [n for n in names if context.store.sandbox(n) is None and context.store.container(n) is None]
+    # A lock that is held belongs to somebody who is about to write its row.
+    return [f"lock {name[:12]}: of nothing, removed" for name in gone if context.locks.forget(name)]
