@@ -64,7 +64,7 @@ def make_dirs_in_root(root_fd: int, path: str, mode: int = 0o755) -> Fd:
     try:
         return open_in_root(root_fd, path, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
-        return _walk_and_make(root_fd, path, mode)
+        return _make_last(root_fd, path, mode) or _walk_and_make(root_fd, path, mode)
 
 
 def make_file_in_root(root_fd: int, path: str, mode: int = 0o644) -> Fd:
@@ -102,6 +102,22 @@ def read_in_root(root_fd: int, path: str, limit_bytes: int) -> bytes:
 def parts(path: str) -> list[str]:
     """The names in `path`, without empty ones and "."."""
     return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _make_last(root_fd: int, path: str, mode: int) -> Fd | None:
+    """The common case, in few calls: only the last name is missing. None when it is anything else."""
+    directory, name = os.path.split(path.rstrip("/"))
+    if name in ("", ".", ".."):
+        return None
+    try:
+        with open_in_root(root_fd, directory or "/", os.O_PATH | os.O_DIRECTORY) as parent:
+            entry = _enter_or_make(parent.fileno(), name, mode)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(os.fstat(entry.fileno()).st_mode):
+        return entry
+    entry.close()  # a dangling link
+    return None
 
 
 def _walk_and_make(root_fd: int, path: str, mode: int) -> Fd:
@@ -144,10 +160,19 @@ def _walk_and_make(root_fd: int, path: str, mode: int) -> Fd:
 def _enter_or_make(dir_fd: int, name: str, mode: int) -> Fd:
     flags = os.O_PATH | os.O_NOFOLLOW
     try:
-        return open_beneath(dir_fd, name, flags)
-    except FileNotFoundError:
-        try:
-            os.mkdir(name, mode, dir_fd=dir_fd)
-        except FileExistsError:
-            pass  # somebody else made it
-        return open_beneath(dir_fd, name, flags)
+        os.mkdir(name, mode, dir_fd=dir_fd)
+    except FileExistsError:
+        pass
+    except OSError:
+        # On a read-only or foreign file system the directory may be there all the same.
+        if not _exists(dir_fd, name):
+            raise
+    return open_beneath(dir_fd, name, flags)
+
+
+def _exists(dir_fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True

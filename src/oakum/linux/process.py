@@ -33,6 +33,7 @@ from oakum.linux.libc import (
 
 CLONE_PARENT: Final = 0x00008000
 _CLONE_PIDFD: Final = 0x00001000
+_CLONE_INTO_CGROUP: Final = 0x200000000
 _CLOSE_RANGE_UNSHARE: Final = 2
 _CLOSE_RANGE_CLOEXEC: Final = 4
 
@@ -83,10 +84,10 @@ def fork() -> int:
     return os.fork()
 
 
-def clone(flags: int = 0, *, pidfd: bool = False) -> Cloned:
+def clone(flags: int = 0, *, pidfd: bool = False, cgroup_fd: int | None = None) -> Cloned:
     """A child in new namespaces (CLONE_NEW*); it goes on in Python with 0, the parent gets its pid.
 
-    With `pidfd`, the parent's result owns one in `.pidfd`. With CLONE_PARENT the child is our parent's.
+    With `pidfd`, the parent's result owns one in `.pidfd`. With `cgroup_fd` (a v2 directory) it is born there. With CLONE_PARENT the child is our parent's.
     Source: clone3(2). Raises OSError.
     """
     number = ctypes.c_int(-1)
@@ -94,6 +95,9 @@ def clone(flags: int = 0, *, pidfd: bool = False) -> Cloned:
     args = _CloneArgs(flags=flags | (_CLONE_PIDFD if pidfd else 0), exit_signal=exit_signal)
     if pidfd:
         args.pidfd = ctypes.addressof(number)
+    if cgroup_fd is not None:
+        args.flags |= _CLONE_INTO_CGROUP
+        args.cgroup = cgroup_fd
     # The C library does not know of this child: Python's own locks and thread state are told by hand.
     _before_fork()
     try:

@@ -8,6 +8,7 @@ records are the caller's (the shim, `oakum oci`).
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -31,17 +32,19 @@ from oakum.linux.procfs import open_private_proc
 from oakum.model.rootfs import RootfsSource
 from oakum.oci import execution, init, rootfs
 from oakum.oci.cgroups import Cgroup, detect_layout
-from oakum.oci.cgroups.group import warm_up
 from oakum.oci.cgroups.layout import Layout, normalise_path
 from oakum.oci.credentials import plan_credentials
 from oakum.oci.handover import Handover, guard
 from oakum.oci.plan import Plan, make_plan
-from oakum.oci.spec import IdMapping, Process, Spec
+from oakum.oci.spec import IdMapping, LinuxResources, Process, Spec
 from oakum.oci.wire import Channel
 
 _EXEC_NAMESPACES: Final = (
     ns.CLONE_NEWNS | ns.CLONE_NEWCGROUP | ns.CLONE_NEWUTS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET
 )
+
+# Below this a container joins late, so that its limit need not hold our set-up too.
+_TINY_MEMORY_BYTES: Final = 16 << 20
 
 
 class CreateRequest(NamedTuple):
@@ -267,15 +270,12 @@ def spawn_exec(request: ExecRequest) -> ExecProcess:
         pidfd = held.keep(_open_pidfd(request.container_pid))
         own_user = _same_namespace(request.container_pid, "user")
         flags = _EXEC_NAMESPACES | (0 if own_user else ns.CLONE_NEWUSER)
-        cgroup_fds, fallback_fds = _exec_cgroup_fds(request)
-        held.take(*cgroup_fds, *fallback_fds)
         job = execution.ExecJob(
             container_pidfd=pidfd,
             namespace_flags=flags,
             in_user_namespace=not own_user,
             stdio=request.stdio,
-            cgroup_fds=cgroup_fds,
-            fallback_fds=fallback_fds,
+            cgroup_fds=(),
             handover=Handover(
                 name=request.name or f"exec-{request.container_pid}",
                 process=process,
@@ -291,12 +291,20 @@ def spawn_exec(request: ExecRequest) -> ExecProcess:
         )
         ours, theirs = Channel.pair()
 
-        def body() -> None:
-            ours.close()
-            execution.run(job, theirs)
+        def make_body(cgroup_fds: tuple[Fd, ...]) -> Callable[[], int]:
+            def body() -> None:
+                ours.close()
+                execution.run(job._replace(cgroup_fds=cgroup_fds), theirs)
 
-        pid, child_pidfd = _clone(0, pidfd, guard(theirs, body), (ours, theirs))
-        theirs.close()
+            return guard(theirs, body)
+
+        try:
+            pid, child_pidfd = _clone_exec(request, pidfd, make_body)
+        except OakumError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         return ExecProcess(pid, child_pidfd, ours)
     finally:
         held.close()
@@ -321,6 +329,8 @@ class _Held:
 
 
 def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str) -> InitProcess:
+    group = Cgroup(layout, cgroup_path) if layout is not None and cgroup_path else None
+    resources = (job.spec.get("linux") or {}).get("resources") or {}
     ours, theirs = Channel.pair()
     kinds = [kind for kind in job.plan.create if kind != "cgroup"]
     joins_user = any(kind == "user" for kind, _ in job.join_fds)
@@ -335,39 +345,71 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str) -> InitP
         ours.close()
         init.run(job, theirs)
 
-    pid, pidfd = _clone(ns.flags_of(kinds), pid_fd, guard(theirs, body), (ours, theirs))
-    theirs.close()
+    try:
+        birthplace = _birthplace(group, resources) if group is not None else None
+        with birthplace or _Nothing():
+            cgroup_fd = birthplace.fileno() if birthplace is not None else None
+            pid, pidfd = _clone(ns.flags_of(kinds), pid_fd, guard(theirs, body), cgroup_fd)
+    except OakumError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
     child = InitProcess(pid, pidfd, ours)
     try:
         if job.mapped_by_parent:
             _write_mappings(pid, job.spec)
             ours.send("mapped")
-        if cgroup_path:
-            assert layout is not None
-            child.warnings = _prepare_cgroup(layout, cgroup_path, job, ours)
+        if group is not None:
+            child.warnings = _prepare_cgroup(group, resources, ours, born_in_unified=birthplace is not None)
     except BaseException:
         child.abort()
         raise
     return child
 
 
-def _prepare_cgroup(layout: Layout, cgroup_path: str, job: init.InitJob, channel: Channel) -> tuple[str, ...]:
-    """Make and limit the group and send its descriptors, while the child is busy with its mounts."""
-    group = Cgroup(layout, cgroup_path)
+def _birthplace(group: Cgroup, resources: LinuxResources) -> Fd | None:
+    """The v2 directory the child is born in, or None when it has to join late or there is no v2 tree.
+
+    Born there, what the set-up writes to memory is charged to the container: some 1.5 MB. That is nothing where
+    memory is accounted in v1, and too much for a container with a tiny limit.
+    """
+    limit = (resources.get("memory") or {}).get("limit") or -1
+    if group.layout.mode == "v2" and 0 < limit < _TINY_MEMORY_BYTES:
+        return None
+    group.create_unified()
+    return group.open_unified()
+
+
+def _prepare_cgroup(
+    group: Cgroup, resources: LinuxResources, channel: Channel, *, born_in_unified: bool
+) -> tuple[str, ...]:
+    """Make the group, send its descriptors and set its limits, while the child is busy with its mounts.
+
+    The limits may come after the child has joined: it waits for `start`, which can only come after this.
+    """
     group.create()
-    warnings = group.apply((job.spec.get("linux") or {}).get("resources") or {})
-    fds = group.join_fds()
+    fds = group.join_fds(unified=not born_in_unified)
     try:
-        warm_up(layout)
         channel.send("cgroup", None, tuple(fd.fileno() for fd in fds))
     finally:
         for fd in fds:
             fd.close()
-    return tuple(warnings)
+    return tuple(group.apply(resources))
+
+
+class _Nothing:
+    """A context without anything in it."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
 
 
 def _clone(
-    flags: int, pid_namespace_fd: int | None, body: Callable[[], int], channels: tuple[Channel, Channel]
+    flags: int, pid_namespace_fd: int | None, body: Callable[[], int], cgroup_fd: int | None
 ) -> tuple[int, Fd]:
     own: Fd | None = None
     try:
@@ -375,12 +417,10 @@ def _clone(
             # Children are born into the joined PID namespace; ours is set back right after.
             own = Fd(os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
             ns.setns(pid_namespace_fd, ns.CLONE_NEWPID, target="pid namespace")
-        pid = proc.clone(flags, pidfd=True)
+        pid = proc.clone(flags, pidfd=True, cgroup_fd=cgroup_fd)
         if pid == 0:
             proc.run_and_exit(body)
     except OSError as failure:
-        for channel in channels:
-            channel.close()
         raise SystemFailure.from_os_error(
             failure, call_name(failure) or "clone", "container process"
         ) from failure
@@ -475,20 +515,38 @@ def _same_namespace(pid: int, name: str) -> bool:
     return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
 
 
-def _exec_cgroup_fds(request: ExecRequest) -> tuple[tuple[Fd, ...], tuple[Fd, ...]]:
+def _clone_exec(
+    request: ExecRequest, pid_namespace_fd: int, make_body: Callable[[tuple[Fd, ...]], Callable[[], int]]
+) -> tuple[int, Fd]:
+    """Clone the exec'd process into the container's cgroup.
+
+    A v2 group with children of its own (a container that runs containers) takes no process: then the child goes
+    where the container's first process is.
+    """
     if not request.cgroup_path:
-        return (), ()
+        return _clone(0, pid_namespace_fd, make_body(()), None)
     layout = detect_layout()
-    fds = Cgroup(layout, request.cgroup_path).join_fds()
-    fallback: list[Fd] = []
-    if layout.mode == "v2":
-        with open(
-            f"/proc/{request.container_pid}/cgroup", encoding="utf-8", errors="surrogateescape"
-        ) as file:
-            path = next((line.rstrip("\n")[3:] for line in file if line.startswith("0::")), "")
-        if path not in ("", "/", normalise_path(request.cgroup_path)):
+    group = Cgroup(layout, request.cgroup_path)
+    v1_fds = tuple(group.join_fds(unified=False))
+    try:
+        unified = group.open_unified()
+        if unified is None:
+            return _clone(0, pid_namespace_fd, make_body(v1_fds), None)
+        with unified:
             try:
-                fallback = Cgroup(layout, path).join_fds()
-            except OakumError:
-                fallback = []  # it has just moved on; the group itself is tried
-    return tuple(fds), tuple(fallback)
+                return _clone(0, pid_namespace_fd, make_body(v1_fds), unified.fileno())
+            except SystemFailure as failure:
+                if failure.errno != errno.EBUSY:
+                    raise
+        path = _unified_path(request.container_pid)
+        with Cgroup(layout, path).open_unified() or _Nothing() as unified:
+            return _clone(0, pid_namespace_fd, make_body(v1_fds), unified.fileno() if unified else None)
+    finally:
+        for fd in v1_fds:
+            fd.close()
+
+
+def _unified_path(pid: int) -> str:
+    """The v2 group a process is in, relative to the tree's root."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        return next((line.rstrip("\n")[3:] for line in file if line.startswith("0::")), "/")

@@ -22,7 +22,6 @@ class ExecJob(NamedTuple):
     in_user_namespace: bool
     stdio: tuple[int, int, int] | None
     cgroup_fds: tuple[Fd, ...]
-    fallback_fds: tuple[Fd, ...]
     handover: Handover
 
 
@@ -30,7 +29,7 @@ def run(job: ExecJob, channel: Channel) -> NoReturn:
     """Become the exec'd process. Raises OakumError, OSError, which `guard` reports."""
     settle()
     # Before the container's mounts are ours: the paths of cgroup.procs are open already, memory is charged from here.
-    join_cgroup(job.cgroup_fds, job.fallback_fds)
+    join_cgroup(job.cgroup_fds)
     try:
         setns(job.container_pidfd, job.namespace_flags, target="namespaces of the container")
     except OSError as failure:

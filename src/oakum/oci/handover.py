@@ -121,26 +121,16 @@ def take_console(slave: Fd) -> None:
     make_controlling(0)
 
 
-def join_cgroup(fds: tuple[Fd, ...], fallback_fds: tuple[Fd, ...] = ()) -> None:
-    """Move this process into the groups whose cgroup.procs are given.
-
-    A v2 group with children of its own (a container that runs containers) takes no process: then the fallback is
-    used, the group its first process is in. Raises SystemFailure.
-    """
-    for index, fd in enumerate(fds):
+def join_cgroup(fds: tuple[Fd, ...]) -> None:
+    """Move this process into the groups whose `tasks` or `cgroup.procs` are given. Raises SystemFailure."""
+    for fd in fds:
         try:
             os.write(fd.fileno(), b"0")
         except OSError as failure:
-            if failure.errno == errno.EBUSY and index < len(fallback_fds):
-                os.write(fallback_fds[index].fileno(), b"0")
-                continue
-            path = (
-                os.readlink(f"/proc/self/fd/{fd.fileno()}")
-                if os.path.exists("/proc/self/fd")
-                else "cgroup.procs"
-            )
-            raise SystemFailure.from_os_error(failure, "write", path) from failure
-    for fd in (*fds, *fallback_fds):
+            raise SystemFailure.from_os_error(
+                failure, "join cgroup", f"descriptor {fd.fileno()}"
+            ) from failure
+    for fd in fds:
         fd.close()
 
 

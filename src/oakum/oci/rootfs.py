@@ -303,7 +303,7 @@ class Builder:
                     self.root_fd, path, os.O_PATH | (os.O_DIRECTORY if directory else 0), resolve=resolve
                 )
             except FileNotFoundError:
-                pass
+                pass  # nothing is there, so no link either
             except OSError as failure:
                 if failure.errno == errno.ELOOP:
                     raise PermissionDenied(

@@ -8,7 +8,7 @@ by SCM_RIGHTS. The successful `execve` closes the child's end, so end-of-file wi
       |  clone ------------------------------->  |   (everything it needs is inherited memory)
       |  mapped ------------------------------>  |   only with a new user namespace: uid_map and gid_map are written
       |                                          |   joins namespaces, mounts the root file system
-      |  cgroup  [fds of cgroup.procs] ------->  |   the group exists and has its limits
+      |  cgroup  [fds to write "0" to] ------->  |   the group exists
       |                                          |   joins it, pivots, becomes the user, finds the command
       |  <------------- created [console master] |   uid, gid, groups, warnings
       |  start ------------------------------->  |

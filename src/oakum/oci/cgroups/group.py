@@ -150,20 +150,43 @@ class Cgroup:
             return "the group uses more memory than that and it could not be reclaimed"
         return ""
 
-    def join_fds(self) -> list[Fd]:
-        """Open cgroup.procs of every tree, for a process that will write "0" to each. Raises SystemFailure."""
+    def create_unified(self) -> None:
+        """Make only the v2 part of the group, where there is one. Raises SystemFailure."""
+        if self.layout.unified is not None:
+            self._create_v2(self.layout.unified)
+
+    def open_unified(self) -> Fd | None:
+        """The group's directory in the v2 tree, for clone to put a child there at birth. Raises SystemFailure.
+
+        A later move within v2 waits for an RCU grace period (5 to 15 ms measured); being born there does not.
+        """
+        if self.layout.unified is None:
+            return None
+        return self._open(self.directory(self.layout.unified), os.O_PATH | os.O_DIRECTORY)
+
+    def join_fds(self, *, unified: bool = True) -> list[Fd]:
+        """The files to which a single-threaded process writes "0" to join; without `unified` those of v1 trees only.
+
+        In v1 trees it is `tasks`: moving a lone thread by itself skips the grace period that `cgroup.procs` costs.
+        Raises SystemFailure.
+        """
         held: list[Fd] = []
         try:
             for tree in self.layout.hierarchies:
-                path = f"{self.directory(tree)}/cgroup.procs"
-                held.append(Fd(os.open(path, os.O_WRONLY | os.O_CLOEXEC)))
-        except OSError as failure:
+                if tree.version == 1 or unified:
+                    file = "tasks" if tree.version == 1 else "cgroup.procs"
+                    held.append(self._open(f"{self.directory(tree)}/{file}", os.O_WRONLY))
+        except SystemFailure:
             for fd in held:
                 fd.close()
-            raise SystemFailure.from_os_error(
-                failure, "open", f"cgroup.procs of cgroup {self.path}"
-            ) from failure
+            raise
         return held
+
+    def _open(self, path: str, flags: int) -> Fd:
+        try:
+            return Fd(os.open(path, flags | os.O_CLOEXEC))
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "open", f"{path} of cgroup {self.path}") from failure
 
     def processes(self) -> list[int]:
         """The ids of all processes in the group and below, as seen from here; empty when it is gone."""
@@ -295,26 +318,6 @@ class Cgroup:
             if tree := self.layout.of(controller):
                 return tree
         return self.layout.hierarchies[0]
-
-
-def warm_up(layout: Layout) -> None:
-    """Move this process to where it is already, so that a child's join does not wait for the kernel.
-
-    The first write to a cgroup.procs after a quiet time waits for an RCU grace period (5 ms measured), those soon
-    after do not. Done by the parent while its child mounts.
-    """
-    tree = layout.hierarchies[0]
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            _, names, path = line.rstrip("\n").split(":", 2)
-            if set(names.split(",")) & {*tree.controllers, f"name={tree.name}"} or (
-                tree.version == 2 and not names
-            ):
-                try:
-                    _write(f"{tree.mountpoint}{path}/cgroup.procs", "0")
-                except OSError:
-                    pass  # only a shortcut: the child's own join says what is wrong
-                return
 
 
 def _make_directory(path: str) -> None:
