@@ -21,6 +21,7 @@ from oakum.network.database import NetworkRow
 from oakum.network.pool import mac_of
 
 _DEFAULT_MTU: Final = 1500
+_LINK_LOCAL: Final = ipaddress.IPv6Interface("fe80::1/64")
 _LOCK_TIMEOUT_S: Final = 30.0
 _LOCK_PAUSE_S: Final = 0.005
 # The kernel's answer to an IPv6 address on an interface where net.ipv6.conf.*.disable_ipv6 is set.
@@ -73,14 +74,16 @@ def bridge_is_ready(route: NetlinkSocket, network: NetworkRow) -> rtnetlink.Link
     if link is None or not link.is_up:
         return None
     have = {address.interface for address in rtnetlink.list_addresses(route, index=link.ifindex)}
-    return link if have.issuperset(gateways(network)) else None
+    return link if have.issuperset(bridge_addresses(network)) else None
 
 
-def gateways(network: NetworkRow) -> list[rtnetlink.Interface]:
-    """The addresses of a network's bridge: the first of each subnet."""
+def bridge_addresses(network: NetworkRow) -> list[rtnetlink.Interface]:
+    """The addresses of a network's bridge: the first of each subnet, and a link-local one."""
     found: list[rtnetlink.Interface] = [interface_at(network.subnet4, 1)]
     if network.subnet6 is not None:
-        found.append(interface_at(network.subnet6, 1))
+        # Neighbours of forwarded packets are looked for from a link-local address; the one that the kernel makes
+        # waits for duplicates for a second or two after the first pod came, and packets to pods would be lost.
+        found += [interface_at(network.subnet6, 1), _LINK_LOCAL]
     return found
 
 
@@ -109,7 +112,10 @@ def make_bridge(route: NetlinkSocket, network: NetworkRow, *, alias: str) -> rtn
         )
     route.execute([rtnetlink.set_up(network.bridge), rtnetlink.set_alias(network.bridge, alias)])
     route.execute(
-        [rtnetlink.add_address(link.ifindex, own, subject=network.bridge) for own in gateways(network)]
+        [
+            rtnetlink.add_address(link.ifindex, own, subject=network.bridge)
+            for own in bridge_addresses(network)
+        ]
     )
     return link
 

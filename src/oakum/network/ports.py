@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from oakum.errors import AlreadyExists, InvalidArgument, SystemFailure
+from oakum.errors import AlreadyExists, InvalidArgument, SystemFailure, Unimplemented
 from oakum.network.attachment import PortRequest
 
 ANY4: Final = "0.0.0.0"  # noqa: S104 - what users write for "all addresses"
@@ -55,6 +55,7 @@ def plan_bindings(requests: Iterable[PortRequest], *, with_ipv6: bool) -> list[B
 
     Raises:
         InvalidArgument: a port, protocol or address that is none, or two requests for one host port.
+        Unimplemented: the host address ::1.
     """
     planned: list[Binding] = []
     for request in requests:
@@ -80,6 +81,13 @@ def _bindings(request: PortRequest, *, with_ipv6: bool) -> list[Binding]:
             hosts = [str(ipaddress.ip_address(request.host_ip))]
         except ValueError as error:
             raise InvalidArgument("publish port", repr(request.host_ip), str(error)) from error
+        if hosts == ["::1"]:
+            raise Unimplemented(
+                "publish port",
+                f"[::1]:{request.host_port}",
+                "connections from ::1 cannot be forwarded",
+                hint="use 127.0.0.1",
+            )
     else:
         hosts = [ANY4, ANY6]
     if not with_ipv6:

@@ -39,14 +39,15 @@ _CHAINS: Final = """
         jump ports
     }
     chain output {
+        comment "the kernel does not let a connection from ::1 leave: refused at once, clients try 127.0.0.1 next"
         type nat hook output priority -100; policy accept;
+        ip6 daddr ::1 return
         jump ports
     }
     chain postrouting {
         comment "answers to loopback clients and to pods that reach a pod by a published port come back this way"
         type nat hook postrouting priority 100; policy accept;
         ip saddr 127.0.0.0/8 oifname @bridges masquerade
-        ip6 saddr ::1 oifname @bridges masquerade
         ip saddr @subnets4 oifname @bridges ct status dnat masquerade
         ip6 saddr @subnets6 oifname @bridges ct status dnat masquerade
         ip saddr @subnets4 oifname != @bridges masquerade
