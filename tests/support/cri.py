@@ -128,6 +128,29 @@ def failure(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     raise AssertionError(f"no failure but {result!r}")
 
 
+def pod_config(name: str, log_directory: str = "", **fields: Any) -> pb.PodSandboxConfig:
+    """A pod's configuration as a kubelet writes it; `fields` are further ones of the message."""
+    return pb.PodSandboxConfig(
+        metadata=pb.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
+        log_directory=log_directory,
+        **fields,
+    )
+
+
+def container_config(name: str, image: str, *command: str, **fields: Any) -> pb.ContainerConfig:
+    """A container's configuration with its own process namespace; its log is NAME.log."""
+    own = pb.LinuxContainerSecurityContext(namespace_options=pb.NamespaceOption(pid=pb.CONTAINER))
+    config = pb.ContainerConfig(
+        metadata=pb.ContainerMetadata(name=name),
+        image=pb.ImageSpec(image=image),
+        command=command,
+        log_path=f"{name}.log",
+        linux=pb.LinuxContainerConfig(security_context=own),
+    )
+    config.MergeFrom(pb.ContainerConfig(**fields))
+    return config
+
+
 class MemoryBackend:
     """Sandboxes, containers and images that live in dicts; fulfils RuntimeBackend and ImageBackend.
 

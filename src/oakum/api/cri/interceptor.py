@@ -35,6 +35,16 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 # RPCs that only look: a kubelet makes several a second, so they are logged at debug level
 _LOOKS = ("List", "Stream", "Version", "Status", "RuntimeConfig", "ImageFsInfo", "ImageStatus", "ExecSync")
 
+# failures that are the client's own or that it asked for
+_CLIENTS_OWN = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Awaitable[Any]]
 _untyped = cast("Any", grpc)  # the stubs of these two functions know no types
@@ -93,37 +103,49 @@ def _around(method: str, inner: Handler) -> Handler:
     async def handler(request: Message, context: Context) -> Any:
         current_rpc.set(method)
         began = time.monotonic()
-        code, details = grpc.StatusCode.OK, ""
+
+        def done(code: grpc.StatusCode, details: str = "") -> None:
+            _log(method, request, code, details, time.monotonic() - began)
+
         try:
             refuse_nul(request)
-            return await inner(request, context)
+            response = await inner(request, context)
         except OakumError as error:
             code, details = _CODES[grpc_status_number(error)], str(error)
+            done(code, details)
         except asyncio.CancelledError:
-            code, details = grpc.StatusCode.CANCELLED, "the client gave up"
+            done(grpc.StatusCode.CANCELLED, "the client gave up")
             raise
         except Exception:
             # the edge of the process: a bug in one call must not end the others
             reference = os.urandom(4).hex()
+            log.exception(
+                "rpc failed by a bug", extra={"fields": {**_subject(request), "reference": reference}}
+            )
             code, details = grpc.StatusCode.INTERNAL, f"internal error (reference {reference} in the log)"
-            log.exception("rpc failed by a bug", extra={"fields": {"reference": reference}})
-        finally:
-            _log(method, request, code, details, time.monotonic() - began)
+        else:
+            done(grpc.StatusCode.OK)
+            return response
         return await context.abort(code, details[:_MAX_DETAILS])
 
     return handler
 
 
 def _log(method: str, request: Message, code: grpc.StatusCode, details: str, seconds: float) -> None:
-    quiet = method.startswith(_LOOKS) or method.endswith(("Status", "Stats"))
-    level = logging.DEBUG if quiet and code is not grpc.StatusCode.INTERNAL else logging.INFO
-    if code not in (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED) and not quiet:
-        level = logging.WARNING
+    level = _level(code, quiet=method.startswith(_LOOKS) or method.endswith(("Status", "Stats")))
     if log.isEnabledFor(level):
         fields = {**_subject(request), "code": code.name, "ms": round(seconds * 1e3, 1)}
         if details:
             fields["error"] = details
         log.log(level, "rpc", extra={"fields": fields})
+
+
+def _level(code: grpc.StatusCode, *, quiet: bool) -> int:
+    if code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
+        return logging.DEBUG if quiet else logging.INFO
+    if code in _CLIENTS_OWN:
+        return logging.DEBUG if quiet else logging.WARNING
+    return logging.ERROR
 
 
 def _subject(request: Message) -> dict[str, str]:
