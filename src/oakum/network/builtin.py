@@ -8,14 +8,17 @@ rules follow, and all of it may be done again.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import socket
 import threading
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from oakum.errors import FailedPrecondition, InvalidArgument, NotFound, OakumError
+from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
 from oakum.linux import rtnetlink
+from oakum.linux.conntrack import forget_flows
 from oakum.linux.netlink import NetlinkSocket
 from oakum.linux.netns import open_netns
 from oakum.network import links, sysctls
@@ -88,7 +91,7 @@ class BuiltinNetwork:
                 plan = _link_plan(row, attached, bridge.ifindex)
                 has_ipv6 = links.connect(self._route, plan, netns_fd=netns.fileno(), netns_path=netns_path)
                 attached = self._publish(attached._replace(has_ipv6=has_ipv6), bindings)
-            except OakumError:
+            except BaseException:  # Ctrl-C as well: who asked for nothing keeps nothing
                 if is_new:
                     self.teardown(sandbox_id)
                 raise
@@ -110,6 +113,7 @@ class BuiltinNetwork:
                 ports = self._published(attached, self._database.bindings(sandbox_id))
                 self._database.release(sandbox_id)
                 self._firewall.remove_ports(ports)
+            self._forget_flows(ports)
 
     def attachment(self, sandbox_id: str) -> Attachment | None:
         """A sandbox's attachment; None when it has none. Raises SystemFailure."""
@@ -317,8 +321,24 @@ class BuiltinNetwork:
                 self._firewall.remove_ports(self._published(attached, gone))
                 self._database.drop_ports(attached.sandbox_id)
                 self._database.reserve(attached.sandbox_id, bindings)
-            self._firewall.add_ports(self._published(attached, bindings))
+            ports = self._published(attached, bindings)
+            self._firewall.add_ports(ports)
+        self._forget_flows(ports)
         return attached
+
+    def _forget_flows(self, ports: Sequence[PublishedPort]) -> None:
+        """Make clients that keep sending from one UDP socket follow a port that was opened or closed.
+
+        The kernel looks into the port maps for the first packet of a flow only, and without a connection a flow has
+        no end while packets come.
+        """
+        udp = [port.binding for port in ports if port.binding.protocol == "udp"]
+        if not udp:
+            return
+        own = {address.interface.ip for address in rtnetlink.list_addresses(self._route)}
+        for binding in udp:
+            wanted = own if binding.is_any else {ipaddress.ip_address(binding.host_ip)}
+            forget_flows(socket.IPPROTO_UDP, binding.host_port, wanted.__contains__)
 
     def _delete_ports_of(self, network: NetworkRow, *, keep: Collection[str]) -> None:
         bridge = rtnetlink.get_link(self._route, network.bridge)
