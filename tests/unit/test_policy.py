@@ -127,6 +127,8 @@ def test_ignores_are_few_and_each_has_its_reason() -> None:
 def test_an_import_inside_a_function_says_why() -> None:
     silent: list[str] = []
     for path in SOURCES:
+        if PACKAGE / "cli" in path.parents:
+            continue  # there it is the rule, for the time of every start (ARCHITECTURE.md, cli)
         text = path.read_text()
         lines = text.splitlines()
         for function in ast.walk(ast.parse(text)):
