@@ -229,6 +229,8 @@ def _follow(
             now = time.monotonic()
             rotated_at = rotated_at or now
             if over or now - rotated_at >= _ROTATION_GRACE_S or follower.successor_in_use():
+                # Once more: it may have been written to between our reading and its writer's leaving.
+                yield from follower.lines()
                 follower.next_file()
                 rotated_at = None
                 continue
