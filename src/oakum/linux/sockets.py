@@ -38,7 +38,7 @@ def listen(directory_fd: int, name: str, *, backlog: int = 128) -> socket.socket
     try:
         sock.bind(f"/proc/self/fd/{directory_fd}/{name}")
         sock.listen(backlog)
-        sock.setblocking(False)
+        sock.settimeout(0)
     except OSError:
         sock.close()
         raise

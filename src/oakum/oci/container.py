@@ -69,13 +69,15 @@ class CreateRequest(NamedTuple):
 class ExecRequest(NamedTuple):
     """A process to run in the container whose first process is `container_pid` (a child of the caller).
 
-    `cgroup_path` "" leaves it in the caller's cgroup.
+    `cgroup_path` "" leaves it in the caller's cgroup. `unified_path` is where in the v2 tree it is born instead:
+    a group of its own below the container's, by which all it starts can be found.
     """
 
     container_pid: int
     process: Process
     stdio: tuple[int, int, int] | None = None
     cgroup_path: str = ""
+    unified_path: str = ""
     user: str = ""
     extra_groups: tuple[int, ...] = ()
     strict_groups: bool = False
@@ -248,7 +250,7 @@ def create(request: CreateRequest) -> InitProcess:
             has_cgroup=bool(cgroup_path),
             opened=None,
         )
-        if user_namespace:
+        if user_namespace or plan.has_id_maps:
             job = job._replace(opened=_open_for_child(job, held))
         return _launch(job, layout, cgroup_path)
     finally:
@@ -451,7 +453,7 @@ def _join_fds(plan: Plan, given: dict[str, int], held: _Held) -> tuple[tuple[str
 
 
 def _open_for_child(job: init.InitJob, held: _Held) -> tuple[Fd, dict[int, Fd]]:
-    """The root and bind sources, opened with the host's rights for a child in a user namespace."""
+    """The root and bind sources, opened here for a child that has not the rights or not the PID namespace for it."""
     root = rootfs.open_root(job.rootfs, job.plan.root_path)
     held.take(root)
     sources = rootfs.open_sources(job.plan)
@@ -529,7 +531,7 @@ def _clone_exec(
     group = Cgroup(layout, request.cgroup_path)
     v1_fds = tuple(group.join_fds(unified=False))
     try:
-        unified = group.open_unified()
+        unified = Cgroup(layout, request.unified_path or request.cgroup_path).open_unified()
         if unified is None:
             return _clone(0, pid_namespace_fd, make_body(v1_fds), None)
         with unified:

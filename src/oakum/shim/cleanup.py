@@ -1,19 +1,217 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Undo a sandbox without its shim: what the shim does at its end, and recovery does for one that was killed.
+"""Undo a sandbox: what its shim does at the end, and what recovery does for a shim that was killed.
 
-Every step tolerates that it was done before. Owns the pod's directory, pins, mounts and cgroup; not the
-containers' bundles.
+Every step tolerates that it was done before. Owns what is in the pod's directory, the pins, the mounts and the
+cgroups; not the directory itself and not the containers' bundles.
+
+The shim notes each process it starts in DIRECTORY/processes/NAME as {"pid", "start_time", "cgroup_path"}, so that
+processes can be found whose cgroup is not below the pod's, and no other process is hit that got the same number.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
+import os
+import signal
+import time
+from typing import Any, Final
+
+from oakum.errors import FailedPrecondition, OakumError, SystemFailure
+from oakum.linux import durable, mount, process
+from oakum.oci.cgroups.group import Cgroup
+from oakum.oci.cgroups.layout import detect_layout
+from oakum.shim.requests import PIN_NAMES
+
+PID_NAME: Final = "shim.pid"
+SOCKET_NAME: Final = "shim.sock"
+LOG_NAME: Final = "shim.log"
+PROCESSES_NAME: Final = "processes"
+
+_KILL_TIMEOUT_S: Final = 5.0
+_POLL_S: Final = 0.005
+
 
 def cleanup_directory(directory: str, cgroup_path: str) -> None:
-    """Kill what is left in the sandbox's cgroups, unpin its namespaces, unmount and remove its directory entries.
+    """Kill what is left of a sandbox, remove its cgroups, unpin its namespaces, unmount, remove directory entries.
 
-    For a sandbox whose shim is dead; idempotent. `cgroup_path` "" leaves cgroups alone.
+    For a sandbox whose shim is dead; idempotent. `cgroup_path` "" leaves no pod cgroup to remove.
 
     Raises:
         FailedPrecondition: its shim is alive.
         SystemFailure: something could not be removed.
+        DeadlineExceeded: a process would not die.
     """
+    try:
+        lock_fd = os.open(os.path.join(directory, PID_NAME), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        lock_fd = -1
+    try:
+        if lock_fd >= 0:
+            _refuse_if_alive(lock_fd, directory)
+        for name in noted(directory):
+            _end_noted(directory, name)
+        if cgroup_path:
+            remove_cgroup(cgroup_path)
+        remove_entries(directory)
+    finally:
+        if lock_fd >= 0:
+            os.close(lock_fd)
+
+
+def _refuse_if_alive(lock_fd: int, directory: str) -> None:
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FailedPrecondition(
+            "clean up sandbox", directory, "its shim is alive", hint="ask the shim to shut down"
+        ) from error
+
+
+def remove_cgroup(path: str) -> None:
+    """Kill what is in the cgroup and remove it with all below. Raises SystemFailure, DeadlineExceeded."""
+    group = Cgroup(detect_layout(), path)
+    if group.exists():
+        group.kill_all()
+        group.remove()
+
+
+# -- notes of processes -------------------------------------------------------------------------------------------
+
+
+def note_process(directory: str, name: str, pid: int, cgroup_path: str) -> None:
+    """Remember a process for the case that this shim is killed. Raises OSError."""
+    note = {"pid": pid, "start_time": start_time(pid), "cgroup_path": cgroup_path}
+    path = os.path.join(directory, PROCESSES_NAME)
+    try:
+        durable.write_file_fast(os.path.join(path, name), json.dumps(note).encode())
+    except FileNotFoundError:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        durable.write_file_fast(os.path.join(path, name), json.dumps(note).encode())
+
+
+def forget_process(directory: str, name: str) -> None:
+    """The process and its cgroup are gone."""
+    try:
+        os.unlink(os.path.join(directory, PROCESSES_NAME, name))
+    except FileNotFoundError:
+        pass
+
+
+def noted(directory: str) -> list[str]:
+    """The names of all notes that are whole."""
+    try:
+        names = os.listdir(os.path.join(directory, PROCESSES_NAME))
+    except FileNotFoundError:
+        return []
+    return [name for name in names if not name.startswith(".")]
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 when it is gone. Source: proc_pid_stat(5) field 22."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _end_noted(directory: str, name: str) -> None:
+    path = os.path.join(directory, PROCESSES_NAME, name)
+    try:
+        with open(path, "rb") as file:
+            note: dict[str, Any] = json.load(file)
+        pid, started, cgroup = int(note["pid"]), int(note["start_time"]), str(note["cgroup_path"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemFailure("read", path, f"damaged: {error}") from error
+    _kill(pid, started)
+    if cgroup:
+        remove_cgroup(cgroup)
+    forget_process(directory, name)
+
+
+def _kill(pid: int, started: int) -> None:
+    """SIGKILL exactly the process that started then, and wait until it is dead."""
+    try:
+        handle = process.pidfd_open(pid)
+    except (ProcessLookupError, OSError) as failure:
+        if failure.errno in (errno.ESRCH, errno.EINVAL):
+            return
+        raise SystemFailure.from_os_error(failure, "open process", str(pid)) from failure
+    with handle:
+        if start_time(pid) != started:
+            return
+        deadline = time.monotonic() + _KILL_TIMEOUT_S
+        try:
+            process.pidfd_send_signal(handle.fileno(), signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        while not _is_dead(pid, started):
+            if time.monotonic() > deadline:
+                raise SystemFailure("kill", f"process {pid}", f"still there after {_KILL_TIMEOUT_S:g} s")
+            time.sleep(_POLL_S)
+
+
+def _is_dead(pid: int, started: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return fields[0] in (b"Z", b"X") or int(fields[19]) != started
+
+
+# -- directory entries --------------------------------------------------------------------------------------------
+
+
+def remove_entries(directory: str) -> None:
+    """Unpin the namespaces, unmount the shared memory, remove every entry the shim made.
+
+    shim.pid, whose lock says that a shim lives, goes last.
+
+    Raises:
+        SystemFailure: something could not be removed.
+    """
+    try:
+        for pin in PIN_NAMES.values():
+            _unmount_all(os.path.join(directory, "ns", pin))
+            _remove(os.unlink, os.path.join(directory, "ns", pin))
+        _remove(os.rmdir, os.path.join(directory, "ns"))
+        _unmount_all(os.path.join(directory, "shm"))
+        _remove(os.rmdir, os.path.join(directory, "shm"))
+        notes = os.path.join(directory, PROCESSES_NAME)
+        if os.path.isdir(notes):
+            for name in os.listdir(notes):
+                _remove(os.unlink, os.path.join(notes, name))
+            _remove(os.rmdir, notes)
+        for name in (SOCKET_NAME, LOG_NAME, PID_NAME):
+            _remove(os.unlink, os.path.join(directory, name))
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "clean up sandbox", directory) from failure
+
+
+def _unmount_all(path: str) -> None:
+    while True:
+        try:
+            mount.unmount(path, detach=True)
+        except OSError as failure:
+            if failure.errno in (errno.EINVAL, errno.ENOENT):  # not a mount (any more)
+                return
+            raise
+
+
+def _remove(how: Any, path: str) -> None:
+    try:
+        how(path)
+    except FileNotFoundError:
+        pass
+
+
+def attempt(step: Any, *arguments: Any) -> OakumError | None:
+    """Run one step of a tear-down and give back its error, so that the following steps still run."""
+    try:
+        step(*arguments)
+    except OakumError as error:
+        return error
+    return None

@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One container: created, started, signalled, stopped, ended, recorded, forgotten, as `lifecycle` allows.
+
+Owns the container's cgroup, its first process and the order of things at its end: kill what is left in the
+cgroup, read what is left in the pipes, write the exit record, only then tell anyone. Nothing here waits;
+what takes time has a callback.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure
+from oakum.linux.fd import Fd
+from oakum.oci.cgroups.group import Cgroup
+from oakum.oci.cgroups.layout import detect_layout
+from oakum.oci.container import CreateRequest, InitProcess, Status, create
+from oakum.oci.spec import Spec, parse, parse_resources
+from oakum.shim import cleanup, exits, lifecycle
+from oakum.shim.execs import Execs
+from oakum.shim.logs import Log
+from oakum.shim.loop import Loop, Timer, report
+from oakum.shim.pod import Pod
+from oakum.shim.requests import ContainerRequest, ContainerState, Created
+from oakum.shim.stdio import Stdio
+from oakum.shim.waiting import Over
+
+Failed = Callable[[OakumError], None]
+
+_CONFIG_LIMIT_BYTES: Final = 16 << 20
+_SHARED_NAMESPACES: Final = ("network", "ipc", "uts", "user")
+# How long the removal of a cgroup is tried again while its last processes die.
+_REMOVE_TRIES_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Container:
+    """One container of the shim. `gone` is called once, when nothing of it is left."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        request: ContainerRequest,
+        pod: Pod,
+        gone: Callable[[Container], None],
+        *,
+        target_pid: int = 0,
+    ) -> None:
+        self.container_id = request.container_id
+        self._loop = loop
+        self._request = request
+        self._pod = pod
+        self._gone = gone
+        self._target_pid = target_pid
+        self._state = lifecycle.CREATING
+        self._over = Over(f"container {request.container_id}")
+        self._cgroup: Cgroup | None = None
+        self._stdio: Stdio | None = None
+        self._init: InitProcess | None = None
+        self._created: Callable[[Created], None] | None = None
+        self._started: Callable[[int], None] | None = None
+        self._failed: Failed | None = None
+        self._start_error: OakumError | None = None
+        self._started_at_ns = 0
+        self._stop_timer: Timer | None = None
+        self._stop_due_s = 0.0
+        self._when_deleted: list[Callable[[], None]] = []
+        self._cgroup_gone = False
+        self._wait_status: int | None = None
+        self._spec: Spec = cast("Spec", {})
+        self.execs = Execs(loop, self, pod)
+
+    # -- what others ask ----------------------------------------------------------------------------------------
+
+    @property
+    def cgroup(self) -> Cgroup | None:
+        """The container's cgroup; None when the spec names none."""
+        return self._cgroup
+
+    @property
+    def spec(self) -> Spec:
+        """The container's config.json."""
+        return self._spec
+
+    @property
+    def request(self) -> ContainerRequest:
+        """What the engine asked for."""
+        return self._request
+
+    def running_pid(self, event: str) -> int:
+        """The first process's id. Raises FailedPrecondition unless the container runs."""
+        if self._state not in (lifecycle.RUNNING, lifecycle.PAUSED) or self._init is None:
+            raise FailedPrecondition(event, f"container {self.container_id}", f"it is {self._state}")
+        return self._init.pid
+
+    def check(self, event: str) -> None:
+        """Raise FailedPrecondition unless `event` of `lifecycle.TABLE` may happen now."""
+        lifecycle.follow(event, self._state, self.container_id)
+
+    def describe(self) -> ContainerState:
+        """The container as clients see it."""
+        return ContainerState(
+            self.container_id,
+            self._init.pid if self._init is not None else 0,
+            self._state,
+            self._stdio.log_error if self._stdio else "",
+            self._stdio.log_lost_bytes if self._stdio else 0,
+        )
+
+    def streams(self, event: str) -> Stdio:
+        """The container's streams, for an event that needs them. Raises FailedPrecondition."""
+        self.check(event)
+        assert self._stdio is not None
+        return self._stdio
+
+    def waiters(self, event: str) -> Over:
+        """The container's end, to wait for. Raises FailedPrecondition."""
+        self.check(event)
+        return self._over
+
+    # -- creating -----------------------------------------------------------------------------------------------
+
+    def create(self, created: Callable[[Created], None], failed: Failed) -> None:
+        """Begin to create; exactly one of the two is called, now or later."""
+        self._created, self._failed = created, failed
+        try:
+            self._begin()
+        except OakumError as error:
+            self._fail_creation(error)
+        except OSError as failure:
+            self._fail_creation(
+                SystemFailure.from_os_error(failure, "create", f"container {self.container_id}")
+            )
+
+    def _begin(self) -> None:
+        request = self._request
+        self._spec = _read_spec(request.bundle)
+        self._stdio = Stdio(
+            self._loop,
+            self.container_id,
+            Log(request.log_path),
+            tty=request.tty,
+            stdin=request.stdin,
+            stdin_once=request.stdin_once,
+        )
+        linux = self._spec.get("linux", {})
+        if path := linux.get("cgroupsPath", ""):
+            self._cgroup = Cgroup(detect_layout(), path)  # made and limited by `create`
+        joined = self._namespaces_to_join()
+        ends = self._stdio.open_pipes()
+        try:
+            self._init = create(
+                CreateRequest(
+                    container_id=self.container_id,
+                    spec=self._spec,
+                    bundle=request.bundle,
+                    rootfs=request.rootfs,
+                    stdio=ends.numbers() if ends else None,
+                    namespace_fds={kind: fd.fileno() for kind, fd in joined.items()},
+                    user=request.user,
+                    extra_groups=request.extra_groups,
+                    strict_groups=request.strict_groups,
+                    seccomp_bpf=base64.b64decode(request.seccomp_bpf),
+                )
+            )
+        finally:
+            if ends:
+                ends.close()
+            for kind, fd in joined.items():
+                if kind not in self._pod.namespaces.fds or fd is not self._pod.namespaces.fds[kind]:
+                    fd.close()
+        self._pod.reaped[self._init.pid] = self._ended
+        cleanup.note_process(
+            self._pod.directory,
+            self.container_id,
+            self._init.pid,
+            self._cgroup.path if self._cgroup else "",
+        )
+        self._loop.watch(self._init.status_fd, read=self._read_status)
+
+    def _namespaces_to_join(self) -> dict[str, Fd]:
+        listed = {n["type"]: n.get("path", "") for n in self._spec.get("linux", {}).get("namespaces", [])}
+        joined = {
+            kind: fd
+            for kind, fd in self._pod.namespaces.fds.items()
+            if kind in _SHARED_NAMESPACES and listed.get(kind) == ""
+        }
+        if self._target_pid:
+            joined["pid"] = Fd(os.open(f"/proc/{self._target_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
+        return joined
+
+    def _read_status(self) -> None:
+        """The first process has something to say: it is created, it failed, or it has executed."""
+        init = self._init
+        assert init is not None
+        try:
+            status = init.read_status()
+        except OakumError as error:
+            self._loop.watch(init.status_fd)
+            self._init_failed(error)
+            return
+        if self._state == lifecycle.CREATING:
+            if status is None:
+                return
+            self._loop.watch(init.status_fd)
+            self._note_created(status)
+        elif self._state == lifecycle.STARTING and status is not None:
+            self._loop.watch(init.status_fd)
+            self._executed()
+
+    def _note_created(self, status: Status) -> None:
+        assert self._init is not None
+        assert self._stdio is not None
+        if status.console_fd is not None:
+            self._stdio.take_console(status.console_fd)
+        self._state = lifecycle.follow("created", self._state, self.container_id)
+        created, self._created, self._failed = self._created, None, None
+        assert created is not None
+        created(
+            Created(
+                self._init.pid,
+                status.uid,
+                status.gid,
+                status.groups,
+                status.warnings,
+            )
+        )
+
+    def _init_failed(self, error: OakumError) -> None:
+        if self._state == lifecycle.CREATING:
+            self._fail_creation(error)
+            return
+        # Start: the record comes when the process has ended, which it is about to; make sure.
+        self._start_error = error
+        self._signal(signal.SIGKILL)
+
+    def _fail_creation(self, error: OakumError) -> None:
+        self._state = lifecycle.follow("failed", self._state, self.container_id)
+        if self._init is not None:
+            self._loop.watch(self._init.status_fd)
+            self._pod.reaped.pop(self._init.pid, None)
+            self._init.abort()
+        if self._stdio is not None:
+            self._stdio.close()
+        failed, self._failed, self._created = self._failed, None, None
+        self._remove_cgroup()
+        if failed is not None:
+            failed(error)
+
+    # -- starting -----------------------------------------------------------------------------------------------
+
+    def start(self, started: Callable[[int], None], failed: Failed) -> None:
+        """Begin to start; exactly one of the two is called later. Raises FailedPrecondition."""
+        self._state = lifecycle.follow("start", self._state, self.container_id)
+        assert self._init is not None
+        self._started, self._failed = started, failed
+        try:
+            self._init.start()
+        except OakumError as error:
+            self._init_failed(error)
+            return
+        self._loop.watch(self._init.status_fd, read=self._read_status)
+
+    def _executed(self) -> None:
+        self._started_at_ns = time.time_ns()
+        self._state = lifecycle.follow("executed", self._state, self.container_id)
+        started, self._started, self._failed = self._started, None, None
+        if started is not None:
+            started(self._started_at_ns)
+
+    # -- while it runs ------------------------------------------------------------------------------------------
+
+    def kill(self, number: int, *, whole_cgroup: bool) -> None:
+        """Signal the first process, or all. Raises FailedPrecondition, SystemFailure."""
+        self.check("signal")
+        if whole_cgroup and self._cgroup is not None:
+            if number == signal.SIGKILL:
+                self._cgroup.kill_all()
+                self._signal(signal.SIGKILL)
+            else:
+                for pid in self._cgroup.processes():
+                    _kill_if_there(pid, number)
+        else:
+            self._signal(number)
+        if number == signal.SIGKILL and self._state == lifecycle.PAUSED:
+            self.resume()  # what is frozen does not die on cgroup v1
+
+    def _signal(self, number: int) -> None:
+        assert self._init is not None
+        self._init.signal(number)
+
+    def stop(self, number: int, grace_s: float) -> Over:
+        """Signal, and after `grace_s` kill the whole cgroup; what to wait for. A second call joins the first.
+
+        The earlier of two deadlines counts. Raises FailedPrecondition.
+        """
+        self.check("stop")
+        if self._state in (lifecycle.ENDING, lifecycle.EXITED):
+            return self._over
+        if self._state == lifecycle.PAUSED:
+            self.resume()
+        due_s = time.monotonic() + max(0.0, grace_s)
+        if self._stop_timer is not None:
+            if due_s < self._stop_due_s:
+                self._stop_timer.cancel()
+                self._arm_stop(due_s)
+            return self._over
+        if grace_s <= 0 or self._state != lifecycle.RUNNING:
+            self._arm_stop(due_s)  # tries again should a process escape the first kill
+            self._kill_everything()
+        else:
+            self._signal(number)
+            self._arm_stop(due_s)
+        return self._over
+
+    def _arm_stop(self, due_s: float) -> None:
+        self._stop_due_s = due_s
+        self._stop_timer = self._loop.later(max(0.0, due_s - time.monotonic()), self._kill_everything)
+
+    def _kill_everything(self) -> None:
+        if self._state in (lifecycle.ENDING, lifecycle.EXITED, lifecycle.GONE):
+            return
+        if self._state == lifecycle.PAUSED:
+            self.resume()
+        self._signal(signal.SIGKILL)
+        if self._cgroup is not None:
+            self._cgroup.kill_all()
+
+    def pause(self) -> None:
+        """Freeze. Raises FailedPrecondition, DeadlineExceeded, SystemFailure."""
+        after = lifecycle.follow("pause", self._state, self.container_id)
+        self._need_cgroup("pause").freeze()
+        self._state = after
+
+    def resume(self) -> None:
+        """Thaw. Raises FailedPrecondition, SystemFailure."""
+        after = lifecycle.follow("resume", self._state, self.container_id)
+        self._need_cgroup("resume").thaw()
+        self._state = after
+
+    def update(self, resources: dict[str, Any]) -> list[str]:
+        """Change limits; warnings. Raises FailedPrecondition, InvalidArgument, SystemFailure."""
+        self.check("update")
+        return self._need_cgroup("update").apply(parse_resources(resources))
+
+    def _need_cgroup(self, operation: str) -> Cgroup:
+        if self._cgroup is None:
+            raise FailedPrecondition(
+                operation, f"container {self.container_id}", "it has no cgroup of its own"
+            )
+        return self._cgroup
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _ended(self, wait_status: int) -> None:
+        """The first process has been reaped."""
+        self._wait_status = wait_status
+        init = self._init
+        assert init is not None
+        if self._state in (lifecycle.CREATING, lifecycle.STARTING) and self._start_error is None:
+            # What it said last may still be unread.
+            self._read_status()
+        if self._state == lifecycle.GONE:
+            return
+        self._loop.watch(init.status_fd)
+        if self._state == lifecycle.CREATING:
+            self._fail_creation(self._died_early(wait_status))
+            return
+        if self._state == lifecycle.STARTING and self._start_error is None:
+            self._start_error = self._died_early(wait_status)
+        self._state = lifecycle.follow("ended", self._state, self.container_id)
+        if self._stop_timer is not None:
+            self._stop_timer.cancel()
+        record = self._make_record(wait_status)
+        self.execs.container_ended()
+        assert self._stdio is not None
+        self._stdio.drain(lambda: self._record(record))
+
+    def _make_record(self, wait_status: int) -> exits.ExitRecord:
+        finished_at_ns = time.time_ns()
+        oom_killed = False
+        if self._cgroup is not None:
+            try:
+                oom_killed = self._cgroup.oom_kills() > 0
+                self._cgroup.kill_all()
+            except OakumError:
+                report()  # the end of the container is recorded all the same
+        if self._start_error is not None:
+            return exits.from_start_error(self._start_error, finished_at_ns)
+        return exits.from_wait_status(
+            wait_status,
+            oom_killed=oom_killed,
+            started_at_ns=self._started_at_ns,
+            finished_at_ns=finished_at_ns,
+        )
+
+    def _died_early(self, wait_status: int) -> OakumError:
+        code = os.waitstatus_to_exitcode(wait_status)
+        how = f"signal {-code}" if code < 0 else f"code {code}"
+        hint = ""
+        if self._cgroup is not None and self._cgroup.oom_kills():
+            hint = "the memory limit is too small to start anything"
+        return SystemFailure(
+            "start", f"container {self.container_id}", f"its first process ended with {how}", hint=hint
+        )
+
+    def _record(self, record: exits.ExitRecord) -> None:
+        try:
+            exits.write(self._request.bundle, record)
+        except SystemFailure as error:
+            # Who waits must not wait for ever; what is lost is the answer after this shim's own end.
+            report()
+            record = record._replace(message=f"{record.message}; {error}".removeprefix("; "))
+        self._state = lifecycle.follow("recorded", self._state, self.container_id)
+        assert self._stdio is not None
+        assert self._init is not None
+        self._init.close()
+        failed, self._failed, self._started = self._failed, None, None
+        if failed is not None:
+            failed(self._start_error or self._died_early(self._wait_status or 0))
+        self._stdio.finish(record)
+        self._over.tell(record)
+        self._remove_cgroup()
+
+    def delete(self, deleted: Callable[[], None]) -> None:
+        """Forget the container, killed first if it runs; calls `deleted` when nothing is left."""
+        self._when_deleted.append(deleted)
+        if self._state == lifecycle.EXITED:
+            self._forget_if_clean()
+        elif self._state == lifecycle.CREATING:
+            self._fail_creation(FailedPrecondition("create", f"container {self.container_id}", "deleted"))
+        elif self._state != lifecycle.ENDING:
+            self.stop(signal.SIGKILL, 0.0)
+            self._over.add(lambda _record: self._forget_if_clean())
+        else:
+            self._over.add(lambda _record: self._forget_if_clean())
+
+    def _remove_cgroup(self, attempt: int = 0) -> None:
+        group = self._cgroup
+        try:
+            if group is not None and group.exists():
+                if group.processes():
+                    group.kill_all()
+                    if attempt < len(_REMOVE_TRIES_S):
+                        self._loop.later(_REMOVE_TRIES_S[attempt], lambda: self._remove_cgroup(attempt + 1))
+                        return
+                group.remove()
+        except OakumError:
+            report()  # the sandbox's own removal takes what is left, and says what cannot be
+        self._cgroup_gone = True
+        self._forget_if_clean()
+
+    def _forget_if_clean(self) -> None:
+        """Leave, when the cgroup is gone and someone wants it (or it never came to be)."""
+        if not self._cgroup_gone or self._state not in (lifecycle.EXITED, lifecycle.GONE):
+            return
+        if self._state == lifecycle.EXITED and not self._when_deleted:
+            return
+        self._state = lifecycle.GONE
+        self.execs.forget_all()
+        cleanup.forget_process(self._pod.directory, self.container_id)
+        self._gone(self)
+        waiting, self._when_deleted = self._when_deleted, []
+        for deleted in waiting:
+            deleted()
+
+
+def _read_spec(bundle: str) -> Spec:
+    path = os.path.join(bundle, "config.json")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_CONFIG_LIMIT_BYTES + 1)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "read", path) from failure
+    if len(text) > _CONFIG_LIMIT_BYTES:
+        raise InvalidArgument("read", path, f"over {_CONFIG_LIMIT_BYTES} bytes")
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise InvalidArgument("read", path, f"not JSON: {error}") from error
+    spec = parse(data)
+    # The shim's own value may be far below zero, and a container must never inherit that.
+    if "process" in spec:
+        spec["process"].setdefault("oomScoreAdj", 0)
+    return spec
+
+
+def _kill_if_there(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sandbox's namespaces: made, configured, pinned at DIRECTORY/ns, and their shared memory mounted.
+
+Without user and pid namespaces the shim itself enters the new ones: nothing has to be forked, and nothing in
+the shim depends on which network, IPC or UTS namespace it is in. With either of them a child makes all of them:
+
+    shim                                    child (clone with all flags)
+      │──── write uid_map, gid_map ───►
+      │──── "g" ──────────────────────►     configure: loopback, host name, sysctls
+      │◄─── {} or error as JSON ────────
+      │ pin /proc/CHILD/ns/*
+      │──── "g" ──────────────────────►     exit, or with a pid namespace: become its reaping init
+
+Owns pins and /dev/shm of the sandbox; addresses in the network namespace are the engine's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import socket
+import struct
+from typing import Any, Final, NamedTuple
+
+from oakum.errors import InvalidArgument, OakumError, SystemFailure, Unavailable, from_dict
+from oakum.linux import mount, namespaces, process
+from oakum.linux.fd import Fd, pipe
+from oakum.shim import pod_init
+from oakum.shim.requests import PIN_NAMES, SandboxRequest
+
+DEFAULT_SHM_BYTES: Final = 64 << 20
+_GO: Final = b"g"
+_SIOCSIFFLAGS: Final = 0x8914
+_IFF_UP: Final = 0x1
+_SHM_FLAGS: Final = mount.ATTR_NOSUID | mount.ATTR_NODEV | mount.ATTR_NOEXEC
+_SYSCTL_NAME: Final = re.compile(r"[a-zA-Z0-9_-]+([./][a-zA-Z0-9_.:/-]*[a-zA-Z0-9_-])+")
+
+# Which namespace keeps a sysctl away from the host: prefix of the name -> runtime-spec namespace type.
+_SYSCTL_HOMES: Final = (
+    ("net/", "network"),
+    ("fs/mqueue/", "ipc"),
+    ("kernel/msg", "ipc"),
+    ("kernel/sem", "ipc"),
+    ("kernel/shm", "ipc"),
+    ("kernel/domainname", "uts"),
+    ("kernel/hostname", "uts"),
+)
+
+
+class Namespaces(NamedTuple):
+    """What was made: a descriptor of each namespace by its runtime-spec type, and the pod's init (0: none)."""
+
+    fds: dict[str, Fd]
+    init_pid: int
+
+    def close(self) -> None:
+        """Let go of the descriptors; the pins keep the namespaces."""
+        for fd in self.fds.values():
+            fd.close()
+
+
+def sysctl_path(name: str, created: tuple[str, ...]) -> str:
+    """The path below /proc/sys of a sysctl that one of the `created` namespaces keeps to itself.
+
+    Both "net.ipv4.ip_forward" and "net/ipv4/conf/eth0.1/forwarding" are understood, see sysctl(8).
+
+    Raises:
+        InvalidArgument: not a name, or it would change the host.
+    """
+    if not _SYSCTL_NAME.fullmatch(name) or ".." in name or "//" in name:
+        raise InvalidArgument("set sysctl", repr(name), "not a sysctl's name")
+    first = min((name.find(c) for c in "./" if c in name), default=0)
+    path = name.translate(str.maketrans("./", "/.")) if name[first] == "." else name
+    if ".." in path.split("/"):
+        raise InvalidArgument("set sysctl", repr(name), "not a sysctl's name")
+    for prefix, home in _SYSCTL_HOMES:
+        if path.startswith(prefix):
+            if home in created:
+                return path
+            raise InvalidArgument("set sysctl", repr(name), f"the sandbox has no {home} namespace of its own")
+    raise InvalidArgument("set sysctl", repr(name), "it is not namespaced: it would change the host")
+
+
+def make(request: SandboxRequest) -> Namespaces:
+    """Make and pin the namespaces and mount the shared memory.
+
+    Raises:
+        OakumError: what failed; whoever calls removes what was made so far (`cleanup.remove_entries`).
+    """
+    kinds = request.create_namespaces
+    unknown = set(kinds) - set(PIN_NAMES)
+    if unknown:
+        raise InvalidArgument("create sandbox", request.sandbox_id, f"no such namespace: {sorted(unknown)}")
+    for name in request.sysctls:
+        sysctl_path(name, kinds)
+    if kinds:
+        os.makedirs(os.path.join(request.directory, "ns"), mode=0o711, exist_ok=True)
+    if "ipc" in kinds:
+        _mount_shm(request)
+    if "user" in kinds or "pid" in kinds:
+        return _make_in_child(request)
+    if kinds:
+        _enter(request, namespaces.flags_of(kinds))
+    return Namespaces(_pin(request, "self", kinds), 0)
+
+
+def _enter(request: SandboxRequest, flags: int) -> None:
+    try:
+        namespaces.unshare(flags)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "unshare", request.sandbox_id) from failure
+    _configure(request)
+
+
+def _configure(request: SandboxRequest) -> None:
+    """In the new namespaces: loopback, host name, sysctls."""
+    kinds = request.create_namespaces
+    step = "set up sandbox"
+    try:
+        if "network" in kinds:
+            step = "set lo up"
+            _loopback_up()
+        if "uts" in kinds and request.hostname:
+            step = "set host name"
+            socket.sethostname(request.hostname)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, step, request.sandbox_id) from failure
+    for name, value in request.sysctls.items():
+        path = "/proc/sys/" + sysctl_path(name, kinds)
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(value)
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "set sysctl", f"{name}={value!r}") from failure
+
+
+def _loopback_up() -> None:
+    # Source: netdevice(7), struct ifreq: name, then the flags.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def _pin(request: SandboxRequest, process_name: str, kinds: tuple[str, ...]) -> dict[str, Fd]:
+    fds: dict[str, Fd] = {}
+    try:
+        for kind in kinds:
+            source = f"/proc/{process_name}/ns/{PIN_NAMES[kind]}"
+            target = os.path.join(request.directory, "ns", PIN_NAMES[kind])
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
+            mount.bind_file(source, target)
+            fds[kind] = Fd(os.open(target, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as failure:
+        for fd in fds.values():
+            fd.close()
+        raise SystemFailure.from_os_error(failure, "pin namespace", request.sandbox_id) from failure
+    return fds
+
+
+def _mount_shm(request: SandboxRequest) -> None:
+    path = os.path.join(request.directory, "shm")
+    size = request.shm_size_bytes or DEFAULT_SHM_BYTES
+    try:
+        os.makedirs(path, exist_ok=True)
+        options = [("mode", "1777"), ("size", str(size))]
+        if request.uid_mappings and request.gid_mappings:
+            # The pod's root must own what it may chmod.
+            options += [
+                ("uid", str(_root_of(request.uid_mappings))),
+                ("gid", str(_root_of(request.gid_mappings))),
+            ]
+        with mount.new_filesystem("tmpfs", options, flags=_SHM_FLAGS, source="shm") as tree:
+            directory_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                mount.move_mount(tree.fileno(), directory_fd, target=path)
+            finally:
+                os.close(directory_fd)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "mount shared memory", path) from failure
+
+
+def _root_of(mappings: tuple[dict[str, int], ...]) -> int:
+    for item in mappings:
+        if item["containerID"] == 0:
+            return item["hostID"]
+    return 0
+
+
+# -- with a child -------------------------------------------------------------------------------------------------
+
+
+def _make_in_child(request: SandboxRequest) -> Namespaces:
+    kinds = request.create_namespaces
+    from_parent, to_child = pipe()
+    from_child, to_parent = pipe()
+    try:
+        child = process.clone(namespaces.flags_of(kinds))
+    except OSError as failure:
+        for fd in (from_parent, to_child, from_child, to_parent):
+            fd.close()
+        raise SystemFailure.from_os_error(failure, "clone", request.sandbox_id) from failure
+    if child == 0:
+        process.run_and_exit(lambda: _child(request, from_parent.fileno(), to_parent.fileno()))
+    from_parent.close()
+    to_parent.close()
+    fds: dict[str, Fd] = {}
+    try:
+        with to_child, from_child:
+            if "user" in kinds:
+                _write_maps(request, child)
+            _tell(to_child)
+            _hear(from_child, request.sandbox_id)
+            fds = _pin(request, str(child), kinds)
+            _tell(to_child)
+    except BaseException:
+        for fd in fds.values():
+            fd.close()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    if "pid" in kinds:
+        return Namespaces(fds, int(child))
+    os.waitpid(child, 0)
+    return Namespaces(fds, 0)
+
+
+def _write_maps(request: SandboxRequest, pid: int) -> None:
+    # Source: user_namespaces(7): one write(2), from outside, by who may set ids there.
+    for name, mappings in (("uid_map", request.uid_mappings), ("gid_map", request.gid_mappings)):
+        lines = "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in mappings)
+        path = f"/proc/{pid}/{name}"
+        try:
+            with open(path, "w", encoding="ascii") as file:
+                file.write(lines)
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "write " + name, request.sandbox_id) from failure
+
+
+def _tell(fd: Fd) -> None:
+    try:
+        os.write(fd.fileno(), _GO)
+    except BrokenPipeError as failure:
+        raise Unavailable("set up sandbox", "", "the child has ended") from failure
+
+
+def _hear(fd: Fd, sandbox_id: str) -> None:
+    text = os.read(fd.fileno(), 4096)  # at most PIPE_BUF: written in one piece
+    if not text:
+        raise Unavailable("set up sandbox", sandbox_id, "the child ended without a word")
+    told: dict[str, Any] = json.loads(text)
+    if told:
+        raise from_dict(told)
+
+
+def _child(request: SandboxRequest, from_parent: int, to_parent: int) -> int:
+    if os.read(from_parent, 1) != _GO:
+        return 1
+    told: dict[str, Any] = {}
+    try:
+        if "user" in request.create_namespaces:
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+        _configure(request)
+    except OakumError as error:
+        told = error.to_dict()
+    except OSError as failure:
+        told = SystemFailure.from_os_error(failure, "set up sandbox", request.sandbox_id).to_dict()
+    os.write(to_parent, json.dumps(told).encode()[:4096])
+    if told or os.read(from_parent, 1) != _GO or "pid" not in request.create_namespaces:
+        return 1
+    return pod_init.run(
+        request.sandbox_id, pod_init.nobody(request.uid_mappings), pod_init.nobody(request.gid_mappings)
+    )

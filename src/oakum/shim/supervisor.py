@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shim's main module: makes the sandbox, serves its socket, reaps children, and ends with the sandbox.
+
+One thread, one loop; nothing in it waits for a client or a container. Owns the table of operations and the
+containers by id; what a container does is `container`, what its processes say is `stdio`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from oakum.errors import AlreadyExists, InvalidArgument, NotFound, OakumError, SystemFailure
+from oakum.linux import process, sockets
+from oakum.oci.cgroups.group import Cgroup
+from oakum.oci.cgroups.layout import detect_layout
+from oakum.oci.spec import parse_resources
+from oakum.shim import cleanup, sandbox
+from oakum.shim.connection import Connection
+from oakum.shim.container import Container
+from oakum.shim.loop import Loop, report
+from oakum.shim.pod import Pod
+from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
+from oakum.shim.waiting import answer_when_over
+
+_INIT_NOTE: Final = "pod-init"
+
+
+def run(sock: socket.socket, request: SandboxRequest) -> int:
+    """Be the shim of a sandbox until it is shut down; `sock` is who asked for it."""
+    os.setsid()
+    title = f"oakum shim {request.sandbox_id}"
+    process.set_name("oakum shim")
+    process.set_title(title)
+    try:
+        lock_fd = _claim(request.directory)
+    except OakumError as error:
+        _refuse(sock, error)
+        return 1
+    supervisor = Supervisor(request, lock_fd)
+    try:
+        supervisor.set_up()
+    except OakumError as error:
+        supervisor.tear_down()
+        _refuse(sock, error)
+        return 1
+    supervisor.serve(sock)
+    return 0
+
+
+def _claim(directory: str) -> int:
+    """Be the only shim of the directory while the returned descriptor is open; standard error goes to its log."""
+    try:
+        lock_fd = os.open(
+            os.path.join(directory, cleanup.PID_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock_fd)
+            raise AlreadyExists("create sandbox", directory, "a shim lives there already") from error
+        os.ftruncate(lock_fd, 0)
+        os.write(lock_fd, f"{os.getpid()}\n".encode())
+        log = os.path.join(directory, cleanup.LOG_NAME)
+        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.dup2(log_fd, 2)
+        os.close(log_fd)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "create sandbox", directory) from failure
+    return lock_fd
+
+
+def _refuse(sock: socket.socket, error: OakumError) -> None:
+    loop = Loop()
+    connection = Connection(loop, sock, _no_operation, _nothing)
+    connection.fail(error)
+    connection.close()
+
+
+def _no_operation(_connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
+    raise InvalidArgument("ask shim", "", "the sandbox could not be made")
+
+
+def _nothing(_connection: Connection) -> None:
+    """Nothing is kept of a refused connection."""
+
+
+class Supervisor:
+    """One sandbox."""
+
+    def __init__(self, request: SandboxRequest, lock_fd: int) -> None:
+        self._lock_fd = lock_fd
+        self._loop = Loop()
+        self._request = request
+        self._connections: set[Connection] = set()
+        self._containers: dict[str, Container] = {}
+        self._listener: socket.socket | None = None
+        self._pod: Pod | None = None
+        self._cgroup: Cgroup | None = None
+        self._stopping: list[Connection] = []
+        self._ended = False
+        self._reaped: dict[int, Callable[[int], None]] = {}
+        self._operations: dict[str, Callable[[Connection, dict[str, Any], list[int]], None]] = {
+            "ping": self._ping,
+            "create": self._create,
+            "start": self._start,
+            "create_and_start": self._create_and_start,
+            "wait": self._wait,
+            "kill": self._kill,
+            "stop": self._stop,
+            "pause": self._pause,
+            "resume": self._resume,
+            "update": self._update,
+            "exec": self._exec,
+            "wait_exec": self._wait_exec,
+            "kill_exec": self._kill_exec,
+            "attach": self._attach,
+            "resize": self._resize,
+            "close_stdin": self._close_stdin,
+            "reopen_log": self._reopen_log,
+            "delete": self._delete,
+            "containers": self._list,
+            "shutdown": self._shutdown,
+        }
+
+    # -- beginning and end --------------------------------------------------------------------------------------
+
+    def set_up(self) -> None:
+        """Make the sandbox. Raises OakumError; `tear_down` removes what was made so far."""
+        request = self._request
+        # Python handlers, not SIG_IGN: what is ignored would stay ignored in every container.
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda _number, _frame: None)
+        process.set_child_subreaper()
+        self._loop.on_child(self._reap)
+        if request.cgroup_path:
+            self._cgroup = Cgroup(detect_layout(), request.cgroup_path)
+            self._cgroup.create()
+            if request.pod_resources:
+                for warning in self._cgroup.apply(parse_resources(request.pod_resources)):
+                    os.write(2, f"pod cgroup: {warning}\n".encode())
+        made = sandbox.make(request)
+        self._pod = Pod(request.directory, made, self._reaped)
+        if made.init_pid:
+            self._reaped[made.init_pid] = self._init_ended
+            cleanup.note_process(request.directory, _INIT_NOTE, made.init_pid, "")
+        self._listen()
+
+    def _listen(self) -> None:
+        directory_fd = os.open(self._request.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                os.unlink(cleanup.SOCKET_NAME, dir_fd=directory_fd)
+            except FileNotFoundError:
+                pass
+            self._listener = sockets.listen(directory_fd, cleanup.SOCKET_NAME)
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "listen", self._request.directory) from failure
+        finally:
+            os.close(directory_fd)
+
+    def serve(self, first: socket.socket) -> None:
+        """Answer the one who asked for the sandbox, then serve until shut down."""
+        assert self._listener is not None
+        self._loop.watch(self._listener.fileno(), read=self._accept)
+        connection = self._admit(first)
+        connection.answer({"pid": os.getpid()})
+        if not connection.open:
+            # Who asked has gone, and nobody else knows that this sandbox was made.
+            self._begin_shutdown()
+        self._loop.run()
+        for open_connection in list(self._connections):
+            open_connection.close()
+
+    def tear_down(self) -> list[OakumError]:
+        """Remove what the sandbox is made of; every step is tried, the errors are returned."""
+        errors: list[OakumError | None] = []
+        if self._pod is not None:
+            init_pid = self._pod.namespaces.init_pid
+            if init_pid in self._reaped:
+                os.kill(init_pid, signal.SIGKILL)
+            self._pod.namespaces.close()
+        if self._listener is not None:
+            self._loop.watch(self._listener.fileno())
+            self._listener.close()
+        if self._request.cgroup_path:
+            errors.append(cleanup.attempt(cleanup.remove_cgroup, self._request.cgroup_path))
+        errors.append(cleanup.attempt(cleanup.remove_entries, self._request.directory))
+        # From here on the directory may have another shim, or be cleaned up if a step above failed.
+        os.close(self._lock_fd)
+        return [error for error in errors if error is not None]
+
+    def _shutdown(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
+        self._stopping.append(connection)
+        if len(self._stopping) == 1:
+            self._begin_shutdown()
+
+    def _begin_shutdown(self) -> None:
+        for container in list(self._containers.values()):
+            container.delete(self._one_less)
+        self._one_less()
+
+    def _one_less(self) -> None:
+        if self._containers or self._ended:
+            return
+        self._ended = True
+        errors = self.tear_down()
+        for connection in self._stopping:
+            if errors:
+                connection.fail(errors[0])
+            else:
+                connection.answer({})
+        self._stopping.clear()
+        self._loop.stop()
+
+    # -- children and clients -----------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            ended = self._reaped.pop(pid, None)
+            if ended is not None:  # else an orphan of a container
+                try:
+                    ended(status)
+                except Exception:  # noqa: BLE001 - edge: the other children of this round must be told too
+                    report()
+
+    def _init_ended(self, _status: int) -> None:
+        cleanup.forget_process(self._request.directory, _INIT_NOTE)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # gone again
+            return
+        self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> Connection:
+        connection = Connection(self._loop, sock, self._handle, self._connections.discard)
+        self._connections.add(connection)
+        return connection
+
+    def _handle(self, connection: Connection, request: dict[str, Any], fds: list[int]) -> None:
+        operation = self._operations.get(str(request.get("op")))
+        if operation is None:
+            raise InvalidArgument("ask shim", repr(request.get("op")), "no such operation")
+        operation(connection, request, fds)
+
+    def _container(self, request: dict[str, Any]) -> Container:
+        container_id = str(request["container_id"])
+        found = self._containers.get(container_id)
+        if found is None:
+            raise NotFound(str(request["op"]), f"container {container_id}", "the shim does not know it")
+        return found
+
+    # -- operations ---------------------------------------------------------------------------------------------
+
+    def _ping(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
+        connection.answer({"pid": os.getpid()})
+
+    def _make_container(self, connection: Connection, request: dict[str, Any]) -> Container:
+        wanted = ContainerRequest.from_dict(request["container"])
+        if wanted.container_id in self._containers:
+            raise AlreadyExists("create", f"container {wanted.container_id}", "the shim has one of this id")
+        if self._stopping:
+            raise InvalidArgument(
+                "create", f"container {wanted.container_id}", "the sandbox is being shut down"
+            )
+        assert self._pod is not None
+        target_pid = 0
+        if wanted.target_pid_of:
+            target_pid = self._container({"op": "create", "container_id": wanted.target_pid_of}).running_pid(
+                "share processes"
+            )
+        container = Container(self._loop, wanted, self._pod, self._gone, target_pid=target_pid)
+        self._containers[wanted.container_id] = container
+        # A client that vanishes before it was told of the container would leave one that nobody knows.
+        connection.when_gone = lambda: container.delete(_no_more)
+        return container
+
+    def _create(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        container = self._make_container(connection, request)
+        container.create(lambda created: connection.answer(created.to_dict()), connection.fail)
+
+    def _create_and_start(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        container = self._make_container(connection, request)
+        container.create(
+            lambda created: container.start(
+                lambda started_at_ns: connection.answer(
+                    created._replace(started_at_ns=started_at_ns).to_dict()
+                ),
+                connection.fail,
+            ),
+            connection.fail,
+        )
+
+    def _gone(self, container: Container) -> None:
+        self._containers.pop(container.container_id, None)
+
+    def _start(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        self._container(request).start(connection.answer, connection.fail)
+
+    def _wait(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        over = self._container(request).waiters("wait")
+        answer_when_over(self._loop, connection, over, float(request["timeout_s"]))
+
+    def _kill(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        self._container(request).kill(
+            _signal_of(request), whole_cgroup=bool(request.get("whole_cgroup", False))
+        )
+        connection.answer({})
+
+    def _stop(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        container = self._container(request)
+        over = container.stop(_signal_of(request), float(request["grace_s"]))
+        answer_when_over(self._loop, connection, over, None)
+
+    def _pause(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        self._container(request).pause()
+        connection.answer({})
+
+    def _resume(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        self._container(request).resume()
+        connection.answer({})
+
+    def _update(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        connection.answer({"warnings": self._container(request).update(request["resources"])})
+
+    def _exec(self, connection: Connection, request: dict[str, Any], fds: list[int]) -> None:
+        self._container(request).execs.start(ExecRequest.from_dict(request["exec"]), fds, connection)
+
+    def _exec_owner(self, request: dict[str, Any]) -> Container:
+        for container in self._containers.values():
+            if container.execs.has(str(request["exec_id"])):
+                return container
+        raise NotFound(str(request["op"]), f"exec {request['exec_id']}", "the shim does not know it")
+
+    def _wait_exec(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        over = self._exec_owner(request).execs.waiters(str(request["exec_id"]))
+        answer_when_over(self._loop, connection, over, float(request["timeout_s"]))
+
+    def _kill_exec(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        try:
+            owner = self._exec_owner(request)
+        except NotFound:  # it ended, and its record was fetched
+            connection.answer({})
+            return
+        owner.execs.kill(str(request["exec_id"]), _signal_of(request))
+        connection.answer({})
+
+    def _attach(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        stdio = self._container(request).streams("attach")
+        wanted = {k: bool(request[k]) for k in ("stdin", "stdout", "stderr", "backpressure")}
+        connection.answer({})
+        if connection.open:
+            sock, received = connection.hand_over()
+            stdio.attach(sock, received, **wanted)
+
+    def _resize(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        rows, columns = int(request["rows"]), int(request["columns"])
+        if not (0 <= rows < 65536 and 0 <= columns < 65536):
+            raise InvalidArgument("resize", f"{rows}x{columns}", "not the size of a terminal")
+        self._container(request).streams("resize").set_size(rows, columns)
+        connection.answer({})
+
+    def _close_stdin(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        self._container(request).streams("close stdin").close_input()
+        connection.answer({})
+
+    def _reopen_log(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        self._container(request).streams("reopen log").reopen_log()
+        connection.answer({})
+
+    def _delete(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        container = self._containers.get(str(request["container_id"]))
+        if container is None:
+            connection.answer({})
+        else:
+            container.delete(lambda: connection.answer({}))
+
+    def _list(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
+        connection.answer([container.describe().to_dict() for container in self._containers.values()])
+
+
+def _signal_of(request: dict[str, Any]) -> int:
+    number = int(request["signal"])
+    if not 0 <= number <= 64:
+        raise InvalidArgument(str(request["op"]), f"signal {number}", "no such signal")
+    return number
+
+
+def _no_more() -> None:
+    """Nobody waits for this deletion."""

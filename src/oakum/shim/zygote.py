@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The zygote: a small warm interpreter that forks a shim for each sandbox and does nothing else.
+
+It answers "ping", "hold" (stay while the connection lasts), "quit", and "spawn": it forks at once, and the CHILD answers on
+that connection when the sandbox is ready, so that many spawns run side by side. It ends when it was idle for
+a while and nobody holds it, when its socket is not its own any more, or when newer code asks it to spawn.
+Owns STATE/zygote.sock while it lives; no state beyond that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import signal
+import socket
+import time
+from typing import Any, Final
+
+from oakum.errors import InvalidArgument
+from oakum.linux import process
+from oakum.shim import supervisor
+from oakum.shim.connection import Connection
+from oakum.shim.loop import Loop, report
+from oakum.shim.requests import SandboxRequest
+from oakum.shim.starter import LISTENER_FD, LOCK_NAME, SOCKET_NAME, code_version
+
+TITLE: Final = "oakum zygote"
+_LOOK_S: Final = 5.0
+
+
+def main(idle_s: float, state: str) -> None:
+    """Become the zygote of `state`; called by the starter's interpreter, whose exit says that it works."""
+    process.close_except({LISTENER_FD})
+    if process.fork():
+        os._exit(0)
+    os.umask(0o022)
+    process.set_name(TITLE)
+    process.set_title(TITLE)
+    # Nobody may look into us through /proc, also not from a container that a child of ours joins.
+    process.set_dumpable(False)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    # Shims that end are reaped by the kernel; a shim undoes this for itself.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    directory_fd = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chdir("/")
+    _protect_from_oom_killer()
+    # Nothing here makes cycles worth a pass over all objects, and a pass would copy every shared page.
+    gc.disable()
+    gc.collect()
+    gc.freeze()
+    listener = socket.socket(fileno=LISTENER_FD)
+    os.set_inheritable(LISTENER_FD, False)  # noqa: FBT003
+    Zygote(listener, directory_fd, idle_s).run()
+
+
+def _protect_from_oom_killer() -> None:
+    # Without CAP_SYS_RESOURCE the value may not fall: shims are then as likely a victim as any process.
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("-999")
+    except PermissionError:
+        pass
+
+
+class Zygote:
+    """The zygote's loop."""
+
+    def __init__(self, listener: socket.socket, directory_fd: int, idle_s: float) -> None:
+        self._loop = Loop()
+        self._listener = listener
+        self._directory_fd = directory_fd
+        self._idle_s = idle_s
+        self._connections: set[Connection] = set()
+        self._used_s = time.monotonic()
+        self._code = code_version()
+        self._inode = self._socket_inode()
+
+    def run(self) -> None:
+        """Serve until there is a reason to end."""
+        self._listener.settimeout(0)
+        self._loop.watch(self._listener.fileno(), read=self._accept)
+        self._loop.later(min(_LOOK_S, self._idle_s), self._look)
+        self._loop.run()
+
+    def _accept(self) -> bool:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:  # gone again, or nobody there
+            return False
+        self._used_s = time.monotonic()
+        self._connections.add(Connection(self._loop, sock, self._handle, self._connections.discard))
+        return True
+
+    def _handle(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        operation = request.get("op")
+        if operation in ("ping", "hold"):
+            connection.answer({"pid": os.getpid()})
+        elif operation == "spawn":
+            self._spawn(connection, request)
+        elif operation == "quit":
+            self._retire()
+            connection.answer({"pid": os.getpid()})
+        else:
+            raise InvalidArgument("ask zygote", repr(operation), "no such operation")
+
+    def _spawn(self, connection: Connection, request: dict[str, Any]) -> None:
+        if request["code"] != self._code:
+            # The caller is of another version. Without an answer it starts a zygote of its own.
+            self._retire()
+            connection.close()
+            return
+        sandbox = SandboxRequest.from_dict(request["sandbox"])
+        if process.fork() == 0:
+            process.run_and_exit(lambda: self._become_shim(connection, sandbox))
+        # The child has the connection now.
+        connection.close()
+
+    def _become_shim(self, connection: Connection, sandbox: SandboxRequest) -> int:
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._loop.abandon()
+            self._listener.close()
+            os.close(self._directory_fd)
+            for other in self._connections:
+                if other is not connection:
+                    other.forget()
+            return supervisor.run(connection.keep_only_socket(), sandbox)
+        except BaseException:  # noqa: BLE001 - edge of the process: the zygote's frames are below this one
+            report()
+            return 1
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Is there still a reason to be here?"""
+        if self._socket_inode() != self._inode:
+            self._loop.stop()
+            return
+        idle = time.monotonic() - self._used_s >= self._idle_s
+        if idle and not self._connections and self._retire():
+            return
+        self._loop.later(min(_LOOK_S, self._idle_s), self._look)
+
+    def _retire(self) -> bool:
+        """End, unless a starter is at work: nobody finds the socket any more, and who has connected is served."""
+        lock_fd = os.open(LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._directory_fd)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._socket_inode() == self._inode:
+                os.unlink(SOCKET_NAME, dir_fd=self._directory_fd)
+            self._inode = 0
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(lock_fd)
+        while self._accept():
+            pass
+        self._loop.later(0.2, self._leave)
+        return True
+
+    def _leave(self) -> None:
+        for connection in list(self._connections):
+            if connection.busy:
+                self._loop.later(0.2, self._leave)
+                return
+        self._loop.stop()
+
+    def _socket_inode(self) -> int:
+        try:
+            return os.stat(SOCKET_NAME, dir_fd=self._directory_fd, follow_symlinks=False).st_ino
+        except FileNotFoundError:
+            return 0
