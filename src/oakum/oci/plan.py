@@ -171,6 +171,11 @@ class Plan(NamedTuple):
         """Whether a step shows the container its own group."""
         return any(isinstance(step, CgroupBind) for step in self.steps)
 
+    @property
+    def has_id_maps(self) -> bool:
+        """Whether a bind mount has an id mapping of its own."""
+        return any(isinstance(step, BindMount) and step.uid_mappings for step in self.steps)
+
     def describe(self) -> list[str]:
         """The whole plan, a line a step."""
         lines = [f"new {kind} namespace" for kind in self.create]

@@ -76,7 +76,8 @@ class Channel:
         try:
             data, numbers, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, _MAX_FDS, flags)
         except ConnectionResetError:
-            return None
+            # The other side ended with a message of ours unread. That is told once, before its own last message.
+            data, numbers, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, _MAX_FDS, flags)
         fds = tuple(Fd(number) for number in numbers)
         if not data:
             return None
