@@ -202,7 +202,10 @@ class Containers:
             if lock.waited and record.started_at_ns >= asked_at_ns:
                 return  # a retry: the first try has done it
             sandbox = self._sandbox_of(record)
-            state = self._state(record)
+            if record.phase == "starting":
+                # Who began this is dead or gave up waiting, or we would not have the lock.
+                record = self.finish_start(record)
+            state = self.state(record)
             if state != "created" or record.phase != "created":
                 raise FailedPrecondition(
                     "start container", record.id[:12], f"it is {state}", hint="a container is started once"
@@ -215,6 +218,11 @@ class Containers:
             try:
                 with self._connect(sandbox.id) as client:
                     created = steps(client, request)
+            except (DeadlineExceeded, Unavailable):
+                # How far it came is not known: only the shim or the disk can say, now or later.
+                if not shim_lives(sandbox):
+                    pods.settle(self._context, starting)
+                raise
             except OakumError as error:
                 self._start_failed(starting, error)
                 raise
@@ -227,6 +235,21 @@ class Containers:
                     user=ContainerUser(uid=created.uid, gid=created.gid, supplemental_groups=created.groups),
                 )
             )
+
+    def finish_start(self, record: ContainerRecord) -> ContainerRecord:
+        """Find out how far a start has come whose caller is gone: ended, running, or not begun. The lock is ours.
+
+        Raises:
+            Unavailable: its shim lives but does not answer.
+        """
+        if read_exit(self._context.layout.bundle(record.id)) is None:
+            sandbox = self._sandbox_of(record)
+            if shim_lives(sandbox):
+                with self._connect(record.sandbox_id) as client:
+                    found = _ask_shim(client, record, self._context.layout.bundle(record.id))
+                self._context.store.update_container(found)
+                return found
+        return pods.settle(self._context, record)
 
     def _start_failed(self, record: ContainerRecord, error: OakumError) -> None:
         """Leave the container as containerd does: exited, with the reason why it never ran."""
@@ -263,7 +286,7 @@ class Containers:
     def stop(self, container_id: str, *, timeout_s: float) -> None:
         """Stop signal, grace, kill; succeeds for what is not running. Takes no lock: it may wait for long."""
         record = self.lookup(container_id)
-        if record is None or self._state(record) not in ("running", "paused"):
+        if record is None or self.state(record) not in ("running", "paused"):
             return
         try:
             with self._connect(record.sandbox_id) as client:
@@ -325,7 +348,7 @@ class Containers:
     def running(self, container_id: str, operation: str, *, paused: bool = False) -> ContainerRecord:
         """The row of a container that runs (or, if that is all right, is paused). Raises FailedPrecondition."""
         record = self.need(container_id)
-        state = self._state(record)
+        state = self.state(record)
         if state == "running" or (paused and state == "paused"):
             return record
         raise FailedPrecondition(
@@ -361,7 +384,7 @@ class Containers:
         found = self.need(container_id)
         with self._context.locks.holding(found.id):
             record = self.need(found.id)
-            state = self._state(record)
+            state = self.state(record)
             merged = limits.merge(record.resources, change)
             limits.check(merged)
             if state in ("running", "paused"):
@@ -425,7 +448,7 @@ class Containers:
 
     def _is_over(self, container_id: str) -> bool:
         record = self._context.store.container(container_id)
-        return record is None or self._state(record) == "exited"
+        return record is None or self.state(record) == "exited"
 
     # asking
 
@@ -435,7 +458,7 @@ class Containers:
         container_id = self.need(container_id).id
         while True:
             record = self.need(container_id)
-            state = self._state(record)
+            state = self.state(record)
             left = None if deadline is None else deadline - time.monotonic()
             if state == "exited":
                 return _as_record(self._end_of(record))
@@ -547,7 +570,8 @@ class Containers:
             record, record.exit or read_exit(bundle), bundle, alive=alive, now_ns=time.time_ns
         )
 
-    def _state(self, record: ContainerRecord) -> str:
+    def state(self, record: ContainerRecord) -> str:
+        """The state of a row's container now."""
         sandbox = self._context.store.sandbox(record.sandbox_id)
         return container_state(
             record,
@@ -567,6 +591,18 @@ class Containers:
             "rootfs": snapshot.to_dict(),
             "spec": creation.config_of(self._context, record.id),
         }
+
+
+def _ask_shim(client: ShimClient, record: ContainerRecord, bundle: str) -> ContainerRecord:
+    known = next((c for c in client.containers() if c.container_id == record.id), None)
+    if known is not None and known.state not in ("creating", "created"):
+        # When exactly it began is in its exit record one day; until then it is when we found out.
+        return msgspec.structs.replace(record, phase="started", pid=known.pid, started_at_ns=time.time_ns())
+    if known is not None:
+        client.delete(record.id)
+        # The end of a process that never became the container's is not the container's end.
+        pods.forget_exit(bundle)
+    return msgspec.structs.replace(record, phase="created")
 
 
 def _matches(record: ContainerRecord, wanted: ContainerFilter) -> bool:

@@ -330,6 +330,10 @@ class Namespace:
         """Do the rest of a removal. Its lock is held."""
         self._sandboxes.finish_removal(record, self._containers.remove_one)
 
+    def finish_container_start(self, record: ContainerRecord) -> str:
+        """Find out how far a start has come; the state it came to. Its lock is held."""
+        return self._containers.state(self._containers.finish_start(record))
+
     def finish_container_removal(self, record: ContainerRecord) -> None:
         """Do the rest of a removal. Its lock is held."""
         self._containers.finish_removal(record)

@@ -83,6 +83,14 @@ def write_exit(bundle: str, ended: ExitFacts) -> None:
     write_file(f"{bundle}/exit.json", msgspec.json.encode(fields))
 
 
+def forget_exit(bundle: str) -> None:
+    """Remove an exit record; succeeds when there is none."""
+    try:
+        os.unlink(f"{bundle}/exit.json")
+    except FileNotFoundError:
+        pass  # the usual case
+
+
 def remove_cgroup(context: Context, path: str) -> None:
     """Kill what is left in a container's cgroup and remove it. For containers whose shim is gone. Idempotent.
 

@@ -9,18 +9,15 @@ as forgotten only when its row was missing after the directory was seen (rows co
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
-
-import msgspec
 
 from oakum.engine import creation, garbage, pods
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
 from oakum.engine.states import read_exit, shim_lives, shim_seems_alive
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
-from oakum.errors import FailedPrecondition, OakumError, Unavailable
+from oakum.errors import OakumError, Unavailable
 from oakum.model.ids import is_id
 
 # A sandbox of `oakum run -d --rm`: whoever looks next after its container has ended removes it.
@@ -40,6 +37,10 @@ class Worker(Protocol):
 
     def finish_sandbox_removal(self, record: SandboxRecord) -> None:
         """Do the rest of a removal."""
+        ...
+
+    def finish_container_start(self, record: ContainerRecord) -> str:
+        """Find out how far a start has come; the state it came to."""
         ...
 
     def finish_container_removal(self, record: ContainerRecord) -> None:
@@ -143,39 +144,8 @@ def _container(context: Context, worker: Callable[[str], Worker], container_id: 
         lock.release(gone=True)
         return f"{name}: half removed, finished"
     if record.phase == "starting":
-        return f"{name}: {_starting(context, record)}"
+        return f"{name}: half started, now {worker(record.namespace).finish_container_start(record)}"
     return ""
-
-
-def _starting(context: Context, record: ContainerRecord) -> str:
-    """Find out how far a start has come: ended, running, or not begun."""
-    ended = read_exit(context.layout.bundle(record.id))
-    if ended is not None:
-        pods.settle(context, record)
-        return "started and ended unseen"
-    sandbox = context.store.sandbox(record.sandbox_id)
-    if sandbox is None or not shim_lives(sandbox):
-        pods.settle(context, record)
-        return "lost with its shim"
-    from oakum.shim.client import ShimClient  # as everywhere: only what must talk to a shim loads it
-
-    try:
-        with ShimClient.connect(context.layout.pod(record.sandbox_id)) as client:
-            known = next((c for c in client.containers() if c.container_id == record.id), None)
-            if known is not None and known.state in ("running", "paused", "stopped"):
-                # When exactly is in its exit record once it ends; for now it is the time we found out.
-                context.store.update_container(
-                    msgspec.structs.replace(
-                        record, phase="started", pid=known.pid, started_at_ns=time.time_ns()
-                    )
-                )
-                return "started unseen"
-            if known is not None:
-                client.delete(record.id)
-    except Unavailable as error:
-        raise FailedPrecondition("recover container", record.id[:12], "its shim does not answer") from error
-    context.store.update_container(msgspec.structs.replace(record, phase="created"))
-    return "not started yet, set back to created"
 
 
 def _is_over(context: Context, record: SandboxRecord) -> bool:
