@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import leftovers
 import show
 from kubelet import Kubelet, Pod, read_manifest
@@ -161,7 +162,7 @@ class Story:
             TimeElapsedColumn(),
         )
         began = time.monotonic()
-        with Progress(*columns, console=show.console, transient=not sys.stdout.isatty()) as bar:
+        with Progress(*columns, console=show.console, disable=not sys.stdout.isatty()) as bar:
             task = bar.add_task("PullImage", total=self.image_bytes)
             reference = self.kubelet.pull(
                 self.image, lambda: bar.update(task, completed=min(_size_below(content), self.image_bytes))
@@ -396,8 +397,11 @@ def main() -> int:
             story.statistics(pod)
             story.kill_server(pod)
             story.remove(pod)
-    except DemoFailed as error:
+    except (DemoFailed, urllib.error.URLError) as error:
         show.bad(str(error))
+        return 1
+    except grpc.RpcError as error:
+        show.bad(f"{error.code().name}: {error.details()}")  # type: ignore[attr-defined] - what calls raise has them
         return 1
     except KeyboardInterrupt:
         show.bad("interrupted; everything was cleaned up")

@@ -15,8 +15,8 @@ from oakum.cli.session import Session, pass_session
 _COLUMNS: Final = (
     Column("", keep=True),
     Column("CHECK", keep=True),
-    Column("FOUND", ratio=1),
-    Column("WHAT TO DO", ratio=1),
+    Column("FOUND"),
+    Column("WHAT TO DO"),
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import click
 
@@ -23,7 +23,6 @@ class Column(NamedTuple):
     title: str
     keep: bool = False  # never cut
     right: bool = False
-    ratio: int | None = None
 
 
 def format_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,29 +105,48 @@ def write_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, ful
     from rich.console import Console  # 50 ms that only a terminal is worth
     from rich.text import Text
 
-    Console(highlight=False).print(rich_table(columns, rows, Text))
+    console = Console(highlight=False)
+    console.print(rich_table(columns, rows, Text, width=console.width))
 
 
-def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], text: Callable[..., Any]) -> Any:
+_GAP: Final = 2
+_NARROWEST: Final = 4
+
+
+def column_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """How wide each column may be in a terminal of `width`: the widest that may be cut give way first."""
+    widths = [
+        max(len(column.title), *(len(printable(row[index])) for row in rows)) if rows else len(column.title)
+        for index, column in enumerate(columns)
+    ]
+    loose = [index for index, column in enumerate(columns) if not column.keep]
+    room = width - _GAP * (len(columns) - 1)
+    while sum(widths) > room and loose:
+        widest = max(loose, key=lambda index: widths[index])
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    return widths
+
+
+def rich_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], text: Callable[..., Any], *, width: int
+) -> Any:
     """The table for rich; `text` is rich's Text, whose content is never read as markup."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
+    # rich itself would cut the columns that must stay whole
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for column, cells in zip(columns, column_widths(columns, rows, width), strict=True):
         table.add_column(
             column.title,
             no_wrap=True,
             overflow="ellipsis",
-            min_width=None
-            if not column.keep
-            else max((len(r[columns.index(column)]) for r in rows), default=0),
+            width=cells,
             justify="right" if column.right else "left",
-            ratio=column.ratio,
         )
     for row in rows:
-        table.add_row(
-            *[text(printable(cell), style=_style(cell), no_wrap=True, overflow="ellipsis") for cell in row]
-        )
+        table.add_row(*[text(printable(cell), style=_style(cell)) for cell in row])
     return table
 
 

@@ -160,7 +160,10 @@ def _watch(sampler: _Sampler, *, full: bool) -> None:
         while not signals.cancelled():
             cells = [_cells(row, full=full) for row in sampler.rows()]
             live.update(
-                Text(aligned(_COLUMNS, cells)) if full else rich_table(_COLUMNS, cells, Text), refresh=True
+                Text(aligned(_COLUMNS, cells))
+                if full
+                else rich_table(_COLUMNS, cells, Text, width=console.width),
+                refresh=True,
             )
             deadline = time.monotonic() + _INTERVAL_S
             while not signals.cancelled() and (left := deadline - time.monotonic()) > 0:

@@ -22,7 +22,7 @@ from oakum.cli import checks, images
 from oakum.cli.containers import status_words
 from oakum.cli.host import lines_of
 from oakum.cli.logs import LogWriter
-from oakum.cli.output import Column, aligned, write_json
+from oakum.cli.output import Column, aligned, column_widths, write_json
 from oakum.cli.progress import Lines, view_for
 from oakum.cli.stats import cpu_percent
 from oakum.engine.logs import LogLine
@@ -68,6 +68,18 @@ def test_a_table_fits_the_terminal() -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text.decode())
     assert all(len(line) <= 60 for line in plain.splitlines())
     assert "…" in plain
+
+
+@given(
+    st.lists(st.tuples(*[st.text("ab", max_size=60)] * 3), min_size=1, max_size=5),
+    st.integers(40, 120),
+)
+def test_whole_columns_stay_whole_and_the_rest_shares_what_is_left(rows, width: int) -> None:
+    columns = (Column("ID", keep=True), Column("NAME"), Column("COMMAND"))
+    whole = max(2, *(len(row[0]) for row in rows))
+    widths = column_widths(columns, rows, width)
+    assert widths[0] == whole
+    assert sum(widths) + 4 <= max(width, whole + 4 + 4 + 7)
 
 
 def test_json_has_every_field_of_a_value(capsys) -> None:
