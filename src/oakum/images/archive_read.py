@@ -301,7 +301,7 @@ def _open_source(source: str | BinaryIO, stack: ExitStack) -> Source:
     if head.startswith(b"\x1f\x8b"):
         with gzip.GzipFile(fileobj=file) as packed:
             file = _spool(cast("BinaryIO", packed), stack)
-    return _TarSource(stack.enter_context(tarfile.open(fileobj=file, mode="r:")))  # noqa: SIM115 - the stack
+    return _TarSource(stack.enter_context(tarfile.open(fileobj=file, mode="r:")))
 
 
 def _spool(file: BinaryIO, stack: ExitStack) -> BinaryIO:

@@ -21,13 +21,15 @@ import os
 import select
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 from oakum.errors import DataLoss, Internal, OakumError, SystemFailure
 from oakum.images.digests import hasher_for
 from oakum.images.inflate import MAGIC_BYTES, Inflater, inflater_for
-from oakum.images.layerfiles import LayerRest, LayerWriter
+from oakum.images.layerfiles import LayerWriter
 from oakum.images.tarstream import TarReader
+from oakum.linux.fd import Fd
 
 READ_BYTES: Final = 128 << 10
 _PROGRESS_S: Final = 0.1
@@ -87,19 +89,13 @@ class Channel:
 
 def unpack_job(job: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Unpack one layer; what to tell the parent. Raises OakumError, ParentGone."""
-    root_fd = os.open(job["directory"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        blob_fd = _open_blob(job["blob"])
+    with Fd(os.open(job["directory"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        writer = LayerWriter(root.fileno(), keep_owners=os.geteuid() == 0, user_xattr=bool(job["user_xattr"]))
         try:
-            writer = LayerWriter(root_fd, keep_owners=os.geteuid() == 0, user_xattr=bool(job["user_xattr"]))
-            try:
-                total, rest = _pump(job, blob_fd, writer, channel)
-            finally:
-                writer.close()
+            total = _pump(job, TarReader(writer), channel)
+            rest = writer.finish()
         finally:
-            os.close(blob_fd)
-    finally:
-        os.close(root_fd)
+            writer.close()
     return {
         "implicit": [os.fsdecode(name) for name in rest.implicit],
         "links": [[os.fsdecode(name), os.fsdecode(target)] for name, target in rest.links],
@@ -107,20 +103,13 @@ def unpack_job(job: dict[str, Any], channel: Channel) -> dict[str, Any]:
     }
 
 
-def _pump(job: dict[str, Any], blob_fd: int, writer: LayerWriter, channel: Channel) -> tuple[int, LayerRest]:
+def _pump(job: dict[str, Any], reader: TarReader, channel: Channel) -> int:
+    """Bring the whole blob through inflater, hash and reader; the layer's length."""
     size, limit, diff_id = int(job["size"]), int(job["limit"]), str(job["diff_id"])
-    reader, hasher = TarReader(writer), hasher_for(diff_id)
+    hasher = hasher_for(diff_id)
+    total = 0
     inflater: Inflater | None = None
-    offset = total = 0
-    told_at = time.monotonic()
-    while offset < size:
-        channel.look()
-        wanted = READ_BYTES if inflater is not None else MAGIC_BYTES
-        channel.await_more(min(size, offset + (wanted if inflater is None else 1)) - 1)
-        data = os.pread(blob_fd, min(READ_BYTES, channel.available - offset), offset)
-        if not data:
-            raise DataLoss("read blob", "", "it became shorter while it was read")
-        offset += len(data)
+    for data in _arriving(job["blob"], size, channel):
         if inflater is None:
             inflater = inflater_for(data)
         for chunk in inflater.feed(data):
@@ -134,16 +123,35 @@ def _pump(job: dict[str, Any], blob_fd: int, writer: LayerWriter, channel: Chann
                 )
             hasher.update(chunk)
             reader.feed(chunk)
-        if time.monotonic() - told_at > _PROGRESS_S:
-            told_at = time.monotonic()
-            channel.send({"progress": offset})
     if inflater is not None:
         inflater.finish()
     reader.finish()
     found = f"{diff_id.partition(':')[0]}:{hasher.hexdigest()}"
     if found != diff_id:
         raise DataLoss("verify layer", diff_id, f"its content has the digest {found}")
-    return total, writer.finish()
+    return total
+
+
+def _arriving(candidates: list[str], size: int, channel: Channel) -> Iterator[bytes]:
+    """The pieces of a blob as they arrive; the first has at least MAGIC_BYTES, if the blob has."""
+    if size == 0:
+        return
+    channel.await_more(min(size, MAGIC_BYTES) - 1)
+    # Only now there is a file for sure.
+    with Fd(_open_blob(candidates)) as blob:
+        offset = 0
+        told_at = time.monotonic()
+        while offset < size:
+            channel.look()
+            channel.await_more(offset)
+            data = os.pread(blob.fileno(), min(READ_BYTES, channel.available - offset), offset)
+            if not data:
+                raise DataLoss("read blob", "", "it became shorter while it was read")
+            offset += len(data)
+            yield data
+            if time.monotonic() - told_at > _PROGRESS_S:
+                told_at = time.monotonic()
+                channel.send({"progress": offset})
 
 
 def _open_blob(candidates: list[str]) -> int:

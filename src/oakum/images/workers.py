@@ -140,7 +140,8 @@ class Worker:
             )
         line = await self._reader.readline()
         if not line.endswith(b"\n"):
-            code = self._process.poll()
+            # Its end of the pipe is closed, so it is ending.
+            code = await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
             raise Internal("unpack layer", f"worker {self._process.pid}", f"it ended with {code}")
         return json.loads(line)
 
