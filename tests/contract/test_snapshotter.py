@@ -477,7 +477,9 @@ def test_killed_between_any_two_lines_a_life_converges(make: Make) -> None:
         snapshots.cleanup()
 
     count = 0
-    for count in killed_at_every_line(life, within="oakum/snapshots"):
+    # The copy is slow and shares most lines with the overlay.
+    step = 1 if before.kind == "overlay" else 5
+    for count in killed_at_every_line(life, within="oakum/snapshots", step=step):
         after = make()
         after.cleanup()
         directory = after.open_layer(chain(2), chain(1))
