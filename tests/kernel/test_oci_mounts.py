@@ -146,9 +146,12 @@ def test_the_containers_own_cgroup_is_shown_read_only(box: Box) -> None:
 
 
 def test_an_id_mapped_volume(box: Box, tmp_path: Path) -> None:
-    # tmpfs, because not every file system below a test's directory can be id-mapped
+    # On a tmpfs where that can be id-mapped (6.3): not every file system below a test's directory can.
     volume = tmp_path / "volume"
-    _mount_tmpfs(volume)
+    volume.mkdir()
+    on_tmpfs = tuple(int(n) for n in os.uname().release.split(".")[:2]) >= (6, 3)
+    if on_tmpfs:
+        _mount_tmpfs(volume)
     try:
         os.chmod(volume, 0o777)
         (volume / "f").write_text("")
@@ -157,7 +160,8 @@ def test_an_id_mapped_volume(box: Box, tmp_path: Path) -> None:
         mount = {**_bind(volume, "/v", "rbind"), "uidMappings": mapping, "gidMappings": mapping}
         assert box.shell("stat -c %u:%g /v/f", mounts=[mount]) == "5000:5000\n"
     finally:
-        m.unmount(str(volume), detach=True)
+        if on_tmpfs:
+            m.unmount(str(volume), detach=True)
 
 
 def test_a_later_mount_covers_an_earlier_one_and_order_is_kept(box: Box, tmp_path: Path) -> None:

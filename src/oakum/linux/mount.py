@@ -64,6 +64,7 @@ _SET_FLAG, _SET_STRING, _SET_FD, _CMD_CREATE = 0, 1, 5, 6
 _FSOPEN_CLOEXEC: Final = 1
 _FSMOUNT_CLOEXEC: Final = 1
 # fsconfig(2) takes values of at most 255 bytes; separators inside a path would be read as syntax by older kernels.
+_VALUE_LIMIT: Final = 255
 _PLAIN_PATH_LIMIT: Final = 240
 _AWKWARD: Final = frozenset(":,\\")
 
@@ -186,8 +187,13 @@ def overlay(
         try:
             return new_filesystem("overlay", [*options, *extra], flags=flags, source="overlay")
         except OSError as failure:
-            if failure.errno != errno.EINVAL or "lowerdir+" not in kernel_message(failure):
+            # Kernels before 6.7 know no "lowerdir+", and say so in several ways or not at all.
+            if failure.errno != errno.EINVAL:
                 raise
+        names = ":".join(_short(path, held, always=True) for path in lower)
+        if len(names) <= _VALUE_LIMIT:
+            options[: len(lower)] = [("lowerdir", names)]
+            return new_filesystem("overlay", [*options, *extra], flags=flags, source="overlay")
         return _overlay_by_mount(lower, upper, work, extra, flags=flags)
     finally:
         for fd in held:
@@ -229,8 +235,8 @@ def _overlay_by_mount(
     finally:
         for fd in held:
             fd.close()
-    if flags:
-        set_attributes(tree.fileno(), set_flags=flags)
+    # it may have become shared with what it was mounted over; a detached mount is private
+    set_attributes(tree.fileno(), set_flags=flags, propagation=MS_PRIVATE)
     return tree
 
 

@@ -529,22 +529,24 @@ def _clone_exec(
         return _clone(0, pid_namespace_fd, make_body(()), None)
     layout = detect_layout()
     group = Cgroup(layout, request.cgroup_path)
-    v1_fds = tuple(group.join_fds(unified=False))
+    fds = tuple(group.join_fds(unified=False))
+    late: tuple[Fd, ...] = ()
     try:
-        unified = Cgroup(layout, request.unified_path or request.cgroup_path).open_unified()
-        if unified is None:
-            return _clone(0, pid_namespace_fd, make_body(v1_fds), None)
-        with unified:
+        with group.open_unified() or _Nothing() as unified:
             try:
-                return _clone(0, pid_namespace_fd, make_body(v1_fds), unified.fileno())
+                return _clone(0, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
             except SystemFailure as failure:
-                if failure.errno != errno.EBUSY:
+                if unified is None or failure.errno not in (errno.EBUSY, errno.EAGAIN):
                     raise
-        path = _unified_path(request.container_pid)
-        with Cgroup(layout, path).open_unified() or _Nothing() as unified:
-            return _clone(0, pid_namespace_fd, make_body(v1_fds), unified.fileno() if unified else None)
+                full = failure.errno == errno.EAGAIN
+        if full:
+            # As many processes as allowed: who would look into that must get in all the same. Moving is not limited.
+            late = tuple(group.join_fds())
+            return _clone(0, pid_namespace_fd, make_body(late), None)
+        with Cgroup(layout, _unified_path(request.container_pid)).open_unified() or _Nothing() as unified:
+            return _clone(0, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
     finally:
-        for fd in v1_fds:
+        for fd in (*fds, *late):
             fd.close()
 
 

@@ -97,15 +97,14 @@ def _name_host(job: InitJob) -> None:
 def _build_root(job: InitJob, cgroup: _CgroupGate) -> tuple[Fd, Fd] | None:
     """Mount everything and pivot; the console's master and slave when the process has a terminal."""
     plan = job.plan
-    if job.opened is not None:
-        root, sources = job.opened
-    else:
-        root, sources = rootfs.open_root(job.rootfs, plan.root_path), rootfs.open_sources(plan)
+    root, sources = job.opened or (None, rootfs.open_sources(plan))
     user_namespace = job.mapped_by_parent or any(kind == "user" for kind, _ in job.join_fds)
     try:
         # From here on nothing done to the host's mounts leaves this namespace; what the host does still comes in.
         m.set_propagation("/", m.MS_SLAVE | m.MS_REC)
         m.set_propagation("/", m.MS_PRIVATE)  # pivot_root refuses a shared parent
+        # only now: an old kernel's overlay has to be mounted somewhere for a moment
+        root = root or rootfs.open_root(job.rootfs, plan.root_path)
         rootfs.attach_root(root)
     except OSError as failure:
         raise rootfs.step_failure(failure, "root file system") from failure
