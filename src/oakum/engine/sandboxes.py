@@ -113,7 +113,7 @@ class Sandboxes:
             # The kubelet makes, limits and removes the pod's cgroup itself, and looks for containers right in it.
             cgroup_path=parent or f"/oakum/{self._namespace}/{sandbox_id}",
             owns_cgroup=not parent,
-            has_network=config.namespaces.network != "node",
+            has_network=config.namespaces.network != "node" and config.network != "none",
         )
         with self._context.store.transaction():
             self._context.store.add_namespace(self._namespace)
