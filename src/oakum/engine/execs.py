@@ -22,7 +22,7 @@ from oakum.engine.store.records import ContainerRecord
 from oakum.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
-    from oakum.shim.client import Exec
+    from oakum.shim.client import Exec, ShimClient
 
 _BLOCK: Final = 64 * 1024
 # gRPC refuses answers beyond 16 MiB; what is more is dropped, and the command is not made to wait for it.
@@ -70,7 +70,7 @@ class Execs:
         )
         client = ShimClient.connect(self._context.layout.pod(record.sandbox_id))
         try:
-            return client.exec(record.id, request, stdio)
+            return _owning(client, client.exec(record.id, request, stdio))
         except BaseException:  # the connection is of no use to anybody; it goes on upwards
             client.close()
             raise
@@ -126,6 +126,18 @@ class Execs:
         finally:
             for reader in readers:
                 os.close(reader)
+
+
+def _owning(client: ShimClient, started: Exec) -> Exec:
+    """The exec, with the connection that was opened for it: `close` ends both."""
+    from oakum.shim.client import Exec
+
+    class OwningExec(Exec):
+        def close(self) -> None:
+            super().close()
+            client.close()
+
+    return OwningExec(client, started.exec_id, started.pid, started.console_fd)
 
 
 def _collect(started: Exec, readers: Sequence[int], deadline: float | None, timeout_s: float) -> ExecResult:
