@@ -25,6 +25,8 @@ from oakum.api.cri._proto import cri_pb2 as pb
 PEER = "containerd + runc"
 _AT_ONCE = 10
 _PODS = 20
+# as the kubelet asks for by default: a PID namespace for each container
+_NAMESPACES = pb.NamespaceOption(pid=pb.CONTAINER)
 _CGROUP = f"/oakum-bench-{os.getpid()}"
 
 _STEPS = {
@@ -62,14 +64,19 @@ class Node:
             metadata=pb.PodSandboxMetadata(name=f"b{uid}", uid=uid, namespace="bench"),
             hostname="bench",
             log_directory=logs,
-            linux=pb.LinuxPodSandboxConfig(cgroup_parent=_CGROUP),
+            linux=pb.LinuxPodSandboxConfig(
+                cgroup_parent=_CGROUP,
+                security_context=pb.LinuxSandboxSecurityContext(namespace_options=_NAMESPACES),
+            ),
         )
         container = pb.ContainerConfig(
             metadata=pb.ContainerMetadata(name="c"),
             image=pb.ImageSpec(image=self._image),
             command=["sleep", "600"],
             log_path="c.log",
-            linux=pb.LinuxContainerConfig(),
+            linux=pb.LinuxContainerConfig(
+                security_context=pb.LinuxContainerSecurityContext(namespace_options=_NAMESPACES)
+            ),
         )
         pod = watch.step("RunPodSandbox", lambda: self.client.run_pod(sandbox))
         created = watch.step("CreateContainer", lambda: self.client.create(pod, container, sandbox))
