@@ -52,6 +52,7 @@ class CreateRequest(NamedTuple):
 
     `rootfs` None means the spec's root.path. `namespace_fds` (by runtime-spec name) win over what the spec says of
     that namespace. `user` ("name", "name:group", "uid:gid"; "" = the spec's numbers) is resolved in the image.
+    With `for_parent` the process becomes a child of the caller's parent (CLONE_PARENT), which reaps it.
     """
 
     container_id: str
@@ -64,13 +65,14 @@ class CreateRequest(NamedTuple):
     extra_groups: tuple[int, ...] = ()
     strict_groups: bool = False
     seccomp_bpf: bytes = b""
+    for_parent: bool = False
 
 
 class ExecRequest(NamedTuple):
     """A process to run in the container whose first process is `container_pid` (a child of the caller).
 
     `cgroup_path` "" leaves it in the caller's cgroup. `unified_path` is where in the v2 tree it is born instead:
-    a group of its own below the container's, by which all it starts can be found.
+    a group of its own below the container's, by which all it starts can be found. `for_parent` as in `CreateRequest`.
     """
 
     container_pid: int
@@ -82,6 +84,7 @@ class ExecRequest(NamedTuple):
     extra_groups: tuple[int, ...] = ()
     strict_groups: bool = False
     seccomp_bpf: bytes = b""
+    for_parent: bool = False
     name: str = ""
 
 
@@ -175,6 +178,15 @@ class ContainerProcess:
         except OSError as failure:
             raise SystemFailure.from_os_error(failure, "signal", f"pid {self.pid}") from failure
 
+    def lend(self) -> tuple[int, int]:
+        """The descriptors of process and channel, for `adopt` in another process; both stay owned here."""
+        return self.pidfd.fileno(), self._channel.fileno()
+
+    @classmethod
+    def adopt(cls, pid: int, pidfd: Fd, channel_fd: Fd, warnings: tuple[str, ...] = ()) -> ContainerProcess:
+        """The same process in its parent, made by a worker with `for_parent`; takes the descriptors over."""
+        return cls(pid, pidfd, Channel.adopt(channel_fd), warnings)
+
     def abort(self) -> None:
         """Kill and reap it, and close what this object owns."""
         self.signal(signal.SIGKILL)
@@ -252,7 +264,7 @@ def create(request: CreateRequest) -> InitProcess:
         )
         if user_namespace or plan.has_id_maps:
             job = job._replace(opened=_open_for_child(job, held))
-        return _launch(job, layout, cgroup_path)
+        return _launch(job, layout, cgroup_path, proc.CLONE_PARENT if request.for_parent else 0)
     finally:
         held.close()
 
@@ -330,7 +342,7 @@ class _Held:
             fd.close()
 
 
-def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str) -> InitProcess:
+def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentage: int) -> InitProcess:
     group = Cgroup(layout, cgroup_path) if layout is not None and cgroup_path else None
     resources = (job.spec.get("linux") or {}).get("resources") or {}
     ours, theirs = Channel.pair()
@@ -351,7 +363,7 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str) -> InitP
         birthplace = _birthplace(group, resources) if group is not None else None
         with birthplace or _Nothing():
             cgroup_fd = birthplace.fileno() if birthplace is not None else None
-            pid, pidfd = _clone(ns.flags_of(kinds), pid_fd, guard(theirs, body), cgroup_fd)
+            pid, pidfd = _clone(ns.flags_of(kinds) | parentage, pid_fd, guard(theirs, body), cgroup_fd)
     except OakumError:
         ours.close()
         raise
@@ -525,8 +537,9 @@ def _clone_exec(
     A v2 group with children of its own (a container that runs containers) takes no process: then the child goes
     where the container's first process is.
     """
+    parentage = proc.CLONE_PARENT if request.for_parent else 0
     if not request.cgroup_path:
-        return _clone(0, pid_namespace_fd, make_body(()), None)
+        return _clone(parentage, pid_namespace_fd, make_body(()), None)
     layout = detect_layout()
     group = Cgroup(layout, request.cgroup_path)
     fds = tuple(group.join_fds(unified=False))
@@ -534,7 +547,7 @@ def _clone_exec(
     try:
         with group.open_unified() or _Nothing() as unified:
             try:
-                return _clone(0, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
+                return _clone(parentage, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
             except SystemFailure as failure:
                 if unified is None or failure.errno not in (errno.EBUSY, errno.EAGAIN):
                     raise
@@ -542,9 +555,9 @@ def _clone_exec(
         if full:
             # As many processes as allowed: who would look into that must get in all the same. Moving is not limited.
             late = tuple(group.join_fds())
-            return _clone(0, pid_namespace_fd, make_body(late), None)
+            return _clone(parentage, pid_namespace_fd, make_body(late), None)
         with Cgroup(layout, _unified_path(request.container_pid)).open_unified() or _Nothing() as unified:
-            return _clone(0, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
+            return _clone(parentage, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
     finally:
         for fd in (*fds, *late):
             fd.close()

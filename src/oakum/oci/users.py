@@ -98,7 +98,8 @@ def resolve(
 ) -> Identity:
     """`resolve_user` on parsed files. Raises NotFound, InvalidArgument."""
     user_text, _, group_text = text.partition(":")
-    entry = _find_user(user_text or "0", passwd)
+    user_text = user_text or "0"
+    entry = _find_user(user_text, passwd)
     if entry is None:
         uid = _id(user_text)
         if uid is None:

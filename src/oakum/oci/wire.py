@@ -52,6 +52,11 @@ class Channel:
         parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(parent), cls(child)
 
+    @classmethod
+    def adopt(cls, fd: Fd) -> Channel:
+        """An end that came from another process; takes the descriptor over."""
+        return cls(socket.socket(fileno=fd.steal()))
+
     def fileno(self) -> int:
         """The descriptor, to poll for reading."""
         return self._socket.fileno()
