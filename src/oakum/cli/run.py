@@ -127,8 +127,9 @@ def _create(
         try:
             container_id = _create_pulling(session, request, options, signals)
             break
-        except AlreadyExists:
-            if name:
+        except AlreadyExists as error:
+            # a port that is taken is no reason to draw another name
+            if name or request.container.metadata.name not in error.subject:
                 raise
             request = build(image, command, options, name=random_name(), cwd=os.getcwd())
     else:

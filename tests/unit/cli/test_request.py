@@ -168,3 +168,9 @@ def test_every_wrong_option_is_named(arguments: tuple[str, ...]) -> None:
 
 def test_background_containers_keep_their_input_for_later() -> None:
     assert not request("-d", "-i", "i").container.stdin_once
+
+
+def test_an_init_is_the_pods_own() -> None:
+    assert request("--init", "i").sandbox.namespaces.pid == "pod"
+    assert request("i").sandbox.namespaces.pid == "container"
+    assert request("--init", "--pid", "host", "i").sandbox.namespaces.pid == "node"

@@ -139,9 +139,13 @@ def _namespaces(options: Mapping[str, Any]) -> NamespaceOptions:
             f"parse --{option}", repr(text), "unknown mode", hint="leave it out, or give host"
         )
 
+    pid = mode("pid", "container")
+    if options["init"] and pid == "container":
+        # the pod's own init is process 1 then, and reaps; the command is signalled and waited for as ever
+        pid = "pod"
     return NamespaceOptions(
         network="node" if options["network"] == "host" else "pod",
-        pid=mode("pid", "container"),
+        pid=pid,
         ipc=mode("ipc", "pod", "shareable"),
         uts=mode("uts", "pod"),
     )
