@@ -67,5 +67,5 @@ def why_no_overlay(directory: str) -> str:
             return f"{call_name(error) or 'overlay'}: {said}"
         return ""
     finally:
-        with open_directory(directory) as fd:
+        with open_directory(directory, follow=True) as fd:
             remove_tree(fd, name)

@@ -359,7 +359,8 @@ class DirectoryStore(ABC):
     @contextmanager
     def _lock(self, operation: int) -> Generator[None]:
         """Keep what stands on layers from changing: shared to add a user, exclusive to look for users."""
-        with open_directory(self.directory) as fd:
+        # Where ROOT lies is the administrator's choice, links included.
+        with open_directory(self.directory, follow=True) as fd:
             fcntl.flock(fd, operation)
             yield
 

@@ -23,9 +23,10 @@ _RETRIES: Final = 10
 
 
 @contextmanager
-def open_directory(path: str, dir_fd: int | None = None) -> Generator[int]:
-    """The descriptor of a directory that is not a symbolic link. Raises OSError."""
-    fd = os.open(path, _OPEN_DIRECTORY, dir_fd=dir_fd)
+def open_directory(path: str, dir_fd: int | None = None, *, follow: bool = False) -> Generator[int]:
+    """The descriptor of a directory; that it is a symbolic link is accepted with `follow` only. Raises OSError."""
+    flags = _OPEN_DIRECTORY & ~os.O_NOFOLLOW if follow else _OPEN_DIRECTORY
+    fd = os.open(path, flags, dir_fd=dir_fd)
     try:
         yield fd
     finally:

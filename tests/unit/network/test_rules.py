@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The text of the table, and what listings of other tables mean. That nft takes it is shown by the kernel tests."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from oakum.network import rules
+from oakum.network.database import NetworkRow, PublishedPort
+from oakum.network.ports import Binding
+from oakum.network.rules import Gate
+
+NETWORK = NetworkRow(
+    "default", "oakum0", ipaddress.IPv4Network("10.173.0.0/16"), ipaddress.IPv6Network("fd00::/64")
+)
+PORTS = [
+    PublishedPort(Binding("tcp", "0.0.0.0", 8080, 80), "10.173.0.2"),
+    PublishedPort(Binding("udp", "127.0.0.1", 53, 5353), "10.173.0.2"),
+    PublishedPort(Binding("sctp", "::", 3000, 3000), "fd00::2"),
+    PublishedPort(Binding("tcp", "fd00::99", 443, 8443), "fd00::2"),
+]
+
+
+def test_the_table_is_replaced_in_one_go_with_all_its_elements() -> None:
+    script = rules.render_table("oakum0", [NETWORK], PORTS)
+    assert script.startswith("add table inet oakum0\ndelete table inet oakum0\ntable inet oakum0 {")
+    for part in (
+        'elements = { "oakum0" }',
+        "elements = { 10.173.0.0/16 }",
+        "elements = { fd00::/64 }",
+        "elements = { tcp . 8080 : 10.173.0.2 . 80 }",
+        "elements = { 127.0.0.1 . udp . 53 : 10.173.0.2 . 5353 }",
+        "elements = { sctp . 3000 : fd00::2 . 3000 }",
+        "elements = { fd00::99 . tcp . 443 : fd00::2 . 8443 }",
+    ):
+        assert part in script
+    assert "elements" not in rules.render_table("oakum0", [], [])
+
+
+def test_a_port_is_one_element() -> None:
+    (command,) = rules.port_commands("add", "oakum0", PORTS[:1])
+    assert command["add"]["element"] == {
+        "family": "inet",
+        "table": "oakum0",
+        "name": "any4",
+        "elem": [[{"concat": ["tcp", "8080"]}, {"concat": ["10.173.0.2", "80"]}]],
+    }
+    names = [c["delete"]["element"]["name"] for c in rules.port_commands("delete", "oakum0", PORTS)]
+    assert names == ["any4", "ports4", "any6", "ports6"]
+
+
+def listing(script: str) -> list[dict[str, Any]]:
+    """What nft would list of our own script: enough to see whether it is whole."""
+    found: list[dict[str, Any]] = []
+    chain = ""
+    for line in script.splitlines():
+        words = line.split()
+        if words[:1] in (["set"], ["map"], ["chain"]):
+            found.append({words[0]: {"name": words[1]}})
+            chain = words[1] if words[0] == "chain" else ""
+        elif chain and words and words[0] not in ("type", "comment", "}"):
+            found.append({"rule": {"chain": chain}})
+    return found
+
+
+def test_any_missing_part_is_noticed() -> None:
+    whole = listing(rules.render_table("oakum0", [NETWORK], PORTS))
+    assert rules.is_intact(whole)
+    assert not rules.is_intact([])
+    for index in range(len(whole)):
+        assert not rules.is_intact(whole[:index] + whole[index + 1 :]), whole[index]
+    assert not rules.is_intact([*whole, {"rule": {"chain": "guard"}}])
+
+
+def test_our_passages_are_told_from_others() -> None:
+    gate = Gate("ip", "filter", "DOCKER-USER")
+    made = rules.passage_command(gate, "oakum0", "oakum0", "iifname")["insert"]["rule"]
+    other = rules.passage_command(gate, "oakum-x", "oakum-x", "iifname")["insert"]["rule"]
+    listed = [
+        {"chain": {"name": "DOCKER-USER"}},
+        {"rule": {**made, "handle": 7}},
+        {"rule": {**other, "handle": 8}},
+    ]
+    (passage,) = rules.find_passages(listed, "oakum0")
+    assert (passage.gate, passage.handle, passage.bridge, passage.direction) == (gate, 7, "oakum0", "iifname")
+    assert rules.removal_command(passage)["delete"]["rule"]["handle"] == 7
+
+
+def test_chains_that_drop_are_found() -> None:
+    def chain(family: str, table: str, name: str, policy: str) -> dict[str, Any]:
+        return {
+            "chain": {"family": family, "table": table, "name": name, "hook": "forward", "policy": policy}
+        }
+
+    assert rules.drops_by_policy([chain("ip", "filter", "FORWARD", "drop")])
+    assert not rules.drops_by_policy([chain("ip", "filter", "FORWARD", "accept")])
+    listed = [
+        chain("ip", "filter", "FORWARD", "drop"),
+        chain("inet", "own", "fw", "drop"),
+        chain("inet", "calm", "fw", "accept"),
+        chain("bridge", "own", "fw", "drop"),
+        {"chain": {"family": "inet", "table": "own", "name": "plain"}},
+    ]
+    assert rules.other_drops(listed, "oakum0") == [Gate("inet", "own", "fw")]
