@@ -178,9 +178,9 @@ class ContainerProcess:
         except OSError as failure:
             raise SystemFailure.from_os_error(failure, "signal", f"pid {self.pid}") from failure
 
-    def lend(self) -> tuple[int, int]:
-        """The descriptors of process and channel, for `adopt` in another process; both stay owned here."""
-        return self.pidfd.fileno(), self._channel.fileno()
+    def give_away(self) -> tuple[int, int]:
+        """The descriptors of process and channel, for `adopt` in another process; the caller owns them now."""
+        return self.pidfd.steal(), self._channel.steal()
 
     @classmethod
     def adopt(cls, pid: int, pidfd: Fd, channel_fd: Fd, warnings: tuple[str, ...] = ()) -> ContainerProcess:

@@ -57,6 +57,10 @@ class Channel:
         """An end that came from another process; takes the descriptor over."""
         return cls(socket.socket(fileno=fd.steal()))
 
+    def steal(self) -> int:
+        """The descriptor; the caller owns it now."""
+        return self._socket.detach()
+
     def fileno(self) -> int:
         """The descriptor, to poll for reading."""
         return self._socket.fileno()

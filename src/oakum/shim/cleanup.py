@@ -20,8 +20,7 @@ from typing import Any, Final
 
 from oakum.errors import FailedPrecondition, OakumError, SystemFailure
 from oakum.linux import durable, mount, process
-from oakum.oci.cgroups.group import Cgroup
-from oakum.oci.cgroups.layout import detect_layout
+from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.shim.requests import PIN_NAMES
 
 PID_NAME: Final = "shim.pid"

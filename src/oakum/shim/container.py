@@ -8,33 +8,30 @@ what takes time has a callback.
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import signal
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure
+from oakum.errors import FailedPrecondition, OakumError, SystemFailure
 from oakum.linux.fd import Fd
-from oakum.oci.cgroups.group import Cgroup
-from oakum.oci.cgroups.layout import detect_layout
-from oakum.oci.container import CreateRequest, InitProcess, Status, create
-from oakum.oci.spec import Spec, parse, parse_resources
+from oakum.oci.cgroups import Cgroup, detect_layout
+from oakum.oci.container import InitProcess, Status
+from oakum.oci.spec import parse_resources
 from oakum.shim import cleanup, exits, lifecycle
 from oakum.shim.execs import Execs
 from oakum.shim.logs import Log
 from oakum.shim.loop import Loop, Timer, report
+from oakum.shim.makers import make_container
 from oakum.shim.pod import Pod
 from oakum.shim.requests import ContainerRequest, ContainerState, Created
 from oakum.shim.stdio import Stdio
 from oakum.shim.waiting import Over
+from oakum.shim.worker import Result, Worker
 
 Failed = Callable[[OakumError], None]
 
-_CONFIG_LIMIT_BYTES: Final = 16 << 20
-_SHARED_NAMESPACES: Final = ("network", "ipc", "uts", "user")
 # How long the removal of a cgroup is tried again while its last processes die.
 _REMOVE_TRIES_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -72,7 +69,7 @@ class Container:
         self._when_deleted: list[Callable[[], None]] = []
         self._cgroup_gone = False
         self._wait_status: int | None = None
-        self._spec: Spec = cast("Spec", {})
+        self._cancelled: OakumError | None = None
         self.execs = Execs(loop, self, pod)
 
     # -- what others ask ----------------------------------------------------------------------------------------
@@ -81,11 +78,6 @@ class Container:
     def cgroup(self) -> Cgroup | None:
         """The container's cgroup; None when the spec names none."""
         return self._cgroup
-
-    @property
-    def spec(self) -> Spec:
-        """The container's config.json."""
-        return self._spec
 
     @property
     def request(self) -> ContainerRequest:
@@ -139,7 +131,6 @@ class Container:
 
     def _begin(self) -> None:
         request = self._request
-        self._spec = _read_spec(request.bundle)
         self._stdio = Stdio(
             self._loop,
             self.container_id,
@@ -148,51 +139,34 @@ class Container:
             stdin=request.stdin,
             stdin_once=request.stdin_once,
         )
-        linux = self._spec.get("linux", {})
-        if path := linux.get("cgroupsPath", ""):
-            self._cgroup = Cgroup(detect_layout(), path)  # made and limited by `create`
-        joined = self._namespaces_to_join()
         ends = self._stdio.open_pipes()
+        numbers = ends.numbers() if ends else None
         try:
-            self._init = create(
-                CreateRequest(
-                    container_id=self.container_id,
-                    spec=self._spec,
-                    bundle=request.bundle,
-                    rootfs=request.rootfs,
-                    stdio=ends.numbers() if ends else None,
-                    namespace_fds={kind: fd.fileno() for kind, fd in joined.items()},
-                    user=request.user,
-                    extra_groups=request.extra_groups,
-                    strict_groups=request.strict_groups,
-                    seccomp_bpf=base64.b64decode(request.seccomp_bpf),
-                )
+            Worker(
+                self._loop,
+                self._pod,
+                lambda: make_container(request, self._pod, numbers, self._target_pid),
+                keep=numbers or (),
+                done=self._made,
+                failed=self._fail_creation,
             )
         finally:
             if ends:
                 ends.close()
-            for kind, fd in joined.items():
-                if kind not in self._pod.namespaces.fds or fd is not self._pod.namespaces.fds[kind]:
-                    fd.close()
-        self._pod.reaped[self._init.pid] = self._ended
-        cleanup.note_process(
-            self._pod.directory,
-            self.container_id,
-            self._init.pid,
-            self._cgroup.path if self._cgroup else "",
-        )
-        self._loop.watch(self._init.status_fd, read=self._read_status)
 
-    def _namespaces_to_join(self) -> dict[str, Fd]:
-        listed = {n["type"]: n.get("path", "") for n in self._spec.get("linux", {}).get("namespaces", [])}
-        joined = {
-            kind: fd
-            for kind, fd in self._pod.namespaces.fds.items()
-            if kind in _SHARED_NAMESPACES and listed.get(kind) == ""
-        }
-        if self._target_pid:
-            joined["pid"] = Fd(os.open(f"/proc/{self._target_pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
-        return joined
+    def _made(self, result: Result) -> None:
+        """The first process is there, a child of this shim."""
+        pid = int(result.values["pid"])
+        self._init = InitProcess.adopt(
+            pid, Fd(result.fds[0]), Fd(result.fds[1]), tuple(result.values["warnings"])
+        )
+        if path := str(result.values["cgroup_path"]):
+            self._cgroup = Cgroup(detect_layout(), path)
+        if self._cancelled is not None:
+            self._fail_creation(self._cancelled)
+            return
+        self._loop.watch(self._init.status_fd, read=self._read_status)
+        self._pod.adopt(self._loop, pid, self._init.pidfd, self._ended)
 
     def _read_status(self) -> None:
         """The first process has something to say: it is created, it failed, or it has executed."""
@@ -243,7 +217,7 @@ class Container:
         self._state = lifecycle.follow("failed", self._state, self.container_id)
         if self._init is not None:
             self._loop.watch(self._init.status_fd)
-            self._pod.reaped.pop(self._init.pid, None)
+            self._pod.release(self._init.pid)
             self._init.abort()
         if self._stdio is not None:
             self._stdio.close()
@@ -433,7 +407,11 @@ class Container:
         if self._state == lifecycle.EXITED:
             self._forget_if_clean()
         elif self._state == lifecycle.CREATING:
-            self._fail_creation(FailedPrecondition("create", f"container {self.container_id}", "deleted"))
+            error = FailedPrecondition("create", f"container {self.container_id}", "it was deleted meanwhile")
+            if self._init is None:
+                self._cancelled = error  # as soon as the worker has handed the process over
+            else:
+                self._fail_creation(error)
         elif self._state != lifecycle.ENDING:
             self.stop(signal.SIGKILL, 0.0)
             self._over.add(lambda _record: self._forget_if_clean())
@@ -468,26 +446,6 @@ class Container:
         waiting, self._when_deleted = self._when_deleted, []
         for deleted in waiting:
             deleted()
-
-
-def _read_spec(bundle: str) -> Spec:
-    path = os.path.join(bundle, "config.json")
-    try:
-        with open(path, "rb") as file:
-            text = file.read(_CONFIG_LIMIT_BYTES + 1)
-    except OSError as failure:
-        raise SystemFailure.from_os_error(failure, "read", path) from failure
-    if len(text) > _CONFIG_LIMIT_BYTES:
-        raise InvalidArgument("read", path, f"over {_CONFIG_LIMIT_BYTES} bytes")
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise InvalidArgument("read", path, f"not JSON: {error}") from error
-    spec = parse(data)
-    # The shim's own value may be far below zero, and a container must never inherit that.
-    if "process" in spec:
-        spec["process"].setdefault("oomScoreAdj", 0)
-    return spec
 
 
 def _kill_if_there(pid: int, number: int) -> None:

@@ -9,7 +9,6 @@ Owns exec ids and records (kept in memory until fetched); the descriptors of an 
 
 from __future__ import annotations
 
-import base64
 import errno
 import fcntl
 import os
@@ -18,36 +17,25 @@ import struct
 import termios
 import time
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from oakum.errors import InvalidArgument, OakumError, SystemFailure
-from oakum.oci.cgroups.group import Cgroup
+from oakum.linux.fd import Fd
+from oakum.oci.cgroups import Cgroup
 from oakum.oci.cgroups.layout import Hierarchy
-from oakum.oci.container import ExecProcess, spawn_exec
-from oakum.oci.container import ExecRequest as OciExecRequest
-from oakum.oci.spec import Spec, parse_process
+from oakum.oci.container import ExecProcess
 from oakum.shim import exits
 from oakum.shim.connection import Connection
 from oakum.shim.loop import Loop
+from oakum.shim.makers import make_exec
 from oakum.shim.pod import Pod
 from oakum.shim.requests import ContainerRequest, ExecRequest
 from oakum.shim.waiting import Over
+from oakum.shim.worker import Result, Worker
 
 # Records of ended execs that nobody has fetched; the oldest go first.
 _KEPT_ENDED: Final = 256
 _KILL_ROUNDS: Final = 64
-# Members of the runtime spec's process object that an exec takes from the container when it has none.
-_INHERITED: Final = (
-    "user",
-    "env",
-    "cwd",
-    "capabilities",
-    "rlimits",
-    "noNewPrivileges",
-    "apparmorProfile",
-    "selinuxLabel",
-    "oomScoreAdj",
-)
 
 
 class Owner(Protocol):
@@ -61,11 +49,6 @@ class Owner(Protocol):
     @property
     def cgroup(self) -> Cgroup | None:
         """Its cgroup."""
-        ...
-
-    @property
-    def spec(self) -> Spec:
-        """Its config.json."""
         ...
 
     @property
@@ -90,13 +73,6 @@ class ExecGroup:
     def __init__(self, parent: Cgroup, tree: Hierarchy, exec_id: str) -> None:
         self.path = f"{parent.path}/oakum-exec-{exec_id}"
         self._directory = tree.mountpoint + self.path
-
-    def create(self) -> None:
-        """Make it. Raises SystemFailure."""
-        try:
-            os.mkdir(self._directory)
-        except OSError as failure:
-            raise SystemFailure.from_os_error(failure, "make cgroup", self._directory) from failure
 
     def kill(self) -> None:
         """SIGKILL everything in it, also what forks meanwhile. Raises SystemFailure."""
@@ -166,8 +142,8 @@ def _kill_if_there(pid: int) -> None:
 class _Exec:
     __slots__ = ("child", "ended", "fetched", "group", "over", "started_at_ns")
 
-    def __init__(self, exec_id: str, child: ExecProcess, group: ExecGroup | None) -> None:
-        self.child = child
+    def __init__(self, exec_id: str, group: ExecGroup | None) -> None:
+        self.child: ExecProcess | None = None
         self.group = group
         self.over = Over(f"exec {exec_id}")
         self.started_at_ns = 0
@@ -201,55 +177,40 @@ class Execs:
                 "exec", f"{len(stdio)} descriptors", "three are taken, and none with a terminal"
             )
         exec_id = os.urandom(16).hex()
-        group = self._make_group(exec_id)
-        null_fd = -1
-        try:
-            if not stdio and not request.tty:
-                null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-                stdio = (null_fd, null_fd, null_fd)
-            child = spawn_exec(self._oci_request(request, stdio, group))
-        except OakumError:
-            if group is not None:
-                group.remove()
-            raise
-        finally:
-            if null_fd >= 0:
-                os.close(null_fd)
-        entry = _Exec(exec_id, child, group)
+        group = self._group(exec_id)
+        container_pid = self._owner.running_pid("exec")
+        container = self._owner.request
+        numbers = (stdio[0], stdio[1], stdio[2]) if stdio else None
+        path = group.path if group else ""
+        entry = _Exec(exec_id, group)
+        starting = _Starting(
+            self,
+            exec_id,
+            loop=self._loop,
+            pod=self._pod,
+            entry=entry,
+            request=request,
+            connection=connection,
+        )
         self._execs[exec_id] = entry
-        starting = _Starting(self, exec_id, entry, request, connection)
-        self._pod.reaped[child.pid] = lambda status: self._ended(exec_id, status, starting)
         connection.when_gone = starting.give_up
-        self._loop.watch(child.status_fd, read=starting.read_status)
+        try:
+            Worker(
+                self._loop,
+                self._pod,
+                lambda: make_exec(request, container, container_pid, numbers, path),
+                keep=numbers or (),
+                done=starting.made,
+                failed=starting.fail,
+            )
+        except OakumError:
+            del self._execs[exec_id]
+            raise
 
-    def _make_group(self, exec_id: str) -> ExecGroup | None:
+    def _group(self, exec_id: str) -> ExecGroup | None:
         parent = self._owner.cgroup
         tree = parent.layout.unified if parent is not None else None
-        if parent is None or tree is None:
-            return None
-        group = ExecGroup(parent, tree, exec_id)
-        group.create()
-        return group
-
-    def _oci_request(
-        self, request: ExecRequest, stdio: Sequence[int], group: ExecGroup | None
-    ) -> OciExecRequest:
-        own: dict[str, Any] = dict(self._owner.spec.get("process", {}))
-        merged = {key: own[key] for key in _INHERITED if key in own}
-        merged.update(request.process)
-        merged["terminal"] = request.tty
-        bpf = request.seccomp_bpf or self._owner.request.seccomp_bpf
-        return OciExecRequest(
-            container_pid=self._owner.running_pid("exec"),
-            process=parse_process(merged),
-            stdio=(stdio[0], stdio[1], stdio[2]) if stdio else None,
-            cgroup_path=self._owner.cgroup.path if self._owner.cgroup else "",
-            unified_path=group.path if group else "",
-            user=request.user,
-            extra_groups=request.extra_groups,
-            strict_groups=request.strict_groups,
-            seccomp_bpf=base64.b64decode(bpf),
-        )
+        return ExecGroup(parent, tree, exec_id) if parent is not None and tree is not None else None
 
     def waiters(self, exec_id: str) -> Over:
         """The exec's end, to wait for; once told, the record is forgotten."""
@@ -268,32 +229,28 @@ class Execs:
         entry = self._execs[exec_id]
         if number == signal.SIGKILL and entry.group is not None:
             entry.group.kill()
-        elif number == signal.SIGKILL and not entry.ended:
-            _kill_tree(entry.child.pid)
-        if not entry.ended:
+        if entry.child is not None and not entry.ended:
+            if number == signal.SIGKILL and entry.group is None:
+                _kill_tree(entry.child.pid)
             entry.child.signal(number)
         self._forget_if_over(exec_id)
 
     def container_ended(self) -> None:
         """The container's cgroup has been killed; without one, the execs have to be ended here."""
         for entry in self._execs.values():
-            if not entry.ended:
+            if not entry.ended and entry.child is not None:
                 entry.child.signal(signal.SIGKILL)
 
     def forget_all(self) -> None:
         """The container is gone."""
-        for exec_id in list(self._execs):
-            entry = self._execs[exec_id]
-            if entry.ended:
-                del self._execs[exec_id]
+        for exec_id in [key for key, entry in self._execs.items() if entry.ended]:
+            del self._execs[exec_id]
 
-    def _ended(self, exec_id: str, wait_status: int, starting: _Starting) -> None:
-        entry = self._execs.get(exec_id)
-        if entry is None:
-            return
-        starting.process_ended()
+    def ended(self, exec_id: str, wait_status: int) -> None:
+        """The process has been reaped."""
+        entry = self._execs[exec_id]
         entry.ended = True
-        self._loop.watch(entry.child.status_fd)
+        assert entry.child is not None
         entry.child.close()
         record = exits.from_wait_status(
             wait_status,
@@ -303,17 +260,17 @@ class Execs:
         )
         entry.over.tell(record)
         self._forget_if_over(exec_id)
-        ended = [key for key, value in self._execs.items() if value.ended]
-        for key in ended[:-_KEPT_ENDED]:
+        over = [key for key, value in self._execs.items() if value.ended]
+        for key in over[:-_KEPT_ENDED]:
             del self._execs[key]
 
-    def unwatch(self, status_fd: int) -> None:
-        """Nothing more is expected there."""
-        self._loop.watch(status_fd)
-
     def failed(self, exec_id: str) -> None:
-        """It never ran: nobody will ask for its record."""
-        self._execs[exec_id].fetched = True
+        """It never ran, or nobody knows of it: nobody will ask for its record."""
+        entry = self._execs[exec_id]
+        entry.fetched = True
+        if entry.child is None:
+            entry.ended = True
+        self._forget_if_over(exec_id)
 
     def _forget_if_over(self, exec_id: str) -> None:
         entry = self._execs.get(exec_id)
@@ -325,12 +282,22 @@ class Execs:
 
 
 class _Starting:
-    """An exec between its fork and its execve, and the client that waits for that."""
+    """An exec between the request and its execve, and the client that waits for that."""
 
     def __init__(
-        self, execs: Execs, exec_id: str, entry: _Exec, request: ExecRequest, connection: Connection
+        self,
+        execs: Execs,
+        exec_id: str,
+        *,
+        loop: Loop,
+        pod: Pod,
+        entry: _Exec,
+        request: ExecRequest,
+        connection: Connection,
     ) -> None:
         self._execs = execs
+        self._loop = loop
+        self._pod = pod
         self._exec_id = exec_id
         self._entry = entry
         self._request = request
@@ -338,13 +305,41 @@ class _Starting:
         self._console_fd = -1
         self._done = False
 
-    def read_status(self) -> None:
+    def made(self, result: Result) -> None:
+        """The worker has made the process, a child of this shim."""
+        pid = int(result.values["pid"])
+        child = ExecProcess.adopt(pid, Fd(result.fds[0]), Fd(result.fds[1]), tuple(result.values["warnings"]))
+        self._entry.child = child
+        if self._done:  # the client has gone meanwhile
+            self._kill()
+        else:
+            self._loop.watch(child.status_fd, read=self._read_status)
+        self._pod.adopt(self._loop, pid, child.pidfd, self._process_ended)
+
+    def fail(self, error: OakumError) -> None:
+        """It could not be made, or could not be executed."""
+        if not self._done:
+            self._connection.fail(error)
+            self._finish()
+        self._kill()
+        self._execs.failed(self._exec_id)
+
+    def give_up(self) -> None:
+        """The client has gone before it was told: nobody knows of this process."""
+        if not self._done:
+            self._finish()
+            if self._entry.child is not None:
+                self._kill()
+                self._execs.failed(self._exec_id)
+
+    def _read_status(self) -> None:
         """The child has something to say: who it is, then that it runs, or why it cannot."""
-        while not self._done:
+        child = self._entry.child
+        while not self._done and child is not None:
             try:
-                status = self._entry.child.read_status()
+                status = child.read_status()
             except OakumError as error:
-                self._fail(error)
+                self.fail(error)
                 return
             if status is None:
                 return
@@ -359,38 +354,32 @@ class _Starting:
             size = struct.pack("4H", self._request.rows, self._request.columns, 0, 0)
             fcntl.ioctl(console_fd, termios.TIOCSWINSZ, size)
 
-    def process_ended(self) -> None:
-        """It has been reaped; what it said last may still be unread."""
-        self.read_status()
+    def _process_ended(self, wait_status: int) -> None:
+        # What it said last may still be unread.
+        self._read_status()
         if not self._done:
-            self._fail(
-                SystemFailure("exec", f"exec {self._exec_id}", "the process ended before it could run")
-            )
-
-    def give_up(self) -> None:
-        """The client has gone before it was told: nobody knows of this process."""
-        if not self._done:
-            self._finish()
-            self._execs.failed(self._exec_id)
-            if self._entry.group is not None:
-                self._entry.group.kill()
-            self._entry.child.signal(signal.SIGKILL)
+            self.fail(SystemFailure("exec", f"exec {self._exec_id}", "the process ended before it could run"))
+        elif self._entry.started_at_ns == 0:
+            self._entry.fetched = True
+        self._execs.ended(self._exec_id, wait_status)
 
     def _succeed(self) -> None:
+        assert self._entry.child is not None
         self._entry.started_at_ns = time.time_ns()
         console = [self._console_fd] if self._console_fd >= 0 else []
         self._connection.answer({"exec_id": self._exec_id, "pid": self._entry.child.pid}, console)
         self._finish()
 
-    def _fail(self, error: OakumError) -> None:
-        self._connection.fail(error)
-        self._finish()
-        self._execs.failed(self._exec_id)
-        self._entry.child.signal(signal.SIGKILL)
+    def _kill(self) -> None:
+        if self._entry.group is not None:
+            self._entry.group.kill()
+        if self._entry.child is not None and not self._entry.child.pidfd.closed:
+            self._entry.child.signal(signal.SIGKILL)
 
     def _finish(self) -> None:
         self._done = True
-        self._execs.unwatch(self._entry.child.status_fd)
+        if self._entry.child is not None:
+            self._loop.watch(self._entry.child.status_fd)
         if self._console_fd >= 0:
             os.close(self._console_fd)
             self._console_fd = -1

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sandbox's namespaces: made, configured, pinned at DIRECTORY/ns, and their shared memory mounted.
 
-Without user and pid namespaces the shim itself enters the new ones: nothing has to be forked, and nothing in
-the shim depends on which network, IPC or UTS namespace it is in. With either of them a child makes all of them:
+Runs in a worker of the shim. Without user and pid namespaces the worker itself enters the new ones and pins them.
+With either of them a child, of the shim, makes all of them:
 
-    shim                                    child (clone with all flags)
+    worker                                  child (clone with all flags)
       │──── write uid_map, gid_map ───►
       │──── "g" ──────────────────────►     configure: loopback, host name, sysctls
       │◄─── {} or error as JSON ────────
@@ -23,7 +23,7 @@ import re
 import signal
 import socket
 import struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from oakum.errors import InvalidArgument, OakumError, SystemFailure, Unavailable, from_dict
 from oakum.linux import mount, namespaces, process
@@ -50,18 +50,6 @@ _SYSCTL_HOMES: Final = (
 )
 
 
-class Namespaces(NamedTuple):
-    """What was made: a descriptor of each namespace by its runtime-spec type, and the pod's init (0: none)."""
-
-    fds: dict[str, Fd]
-    init_pid: int
-
-    def close(self) -> None:
-        """Let go of the descriptors; the pins keep the namespaces."""
-        for fd in self.fds.values():
-            fd.close()
-
-
 def sysctl_path(name: str, created: tuple[str, ...]) -> str:
     """The path below /proc/sys of a sysctl that one of the `created` namespaces keeps to itself.
 
@@ -84,8 +72,8 @@ def sysctl_path(name: str, created: tuple[str, ...]) -> str:
     raise InvalidArgument("set sysctl", repr(name), "it is not namespaced: it would change the host")
 
 
-def make(request: SandboxRequest) -> Namespaces:
-    """Make and pin the namespaces and mount the shared memory.
+def make(request: SandboxRequest) -> int:
+    """Make and pin the namespaces and mount the shared memory; the pod's init, a child of our parent (0: none).
 
     Raises:
         OakumError: what failed; whoever calls removes what was made so far (`cleanup.remove_entries`).
@@ -104,7 +92,8 @@ def make(request: SandboxRequest) -> Namespaces:
         return _make_in_child(request)
     if kinds:
         _enter(request, namespaces.flags_of(kinds))
-    return Namespaces(_pin(request, "self", kinds), 0)
+    _pin(request, "self")
+    return 0
 
 
 def _enter(request: SandboxRequest, flags: int) -> None:
@@ -143,20 +132,20 @@ def _loopback_up() -> None:
         fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
-def _pin(request: SandboxRequest, process_name: str, kinds: tuple[str, ...]) -> dict[str, Fd]:
-    fds: dict[str, Fd] = {}
+def _pin(request: SandboxRequest, process_name: str) -> None:
     try:
-        for kind in kinds:
+        for kind in request.create_namespaces:
             source = f"/proc/{process_name}/ns/{PIN_NAMES[kind]}"
-            target = os.path.join(request.directory, "ns", PIN_NAMES[kind])
+            target = pin_path(request.directory, kind)
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o444))
             mount.bind_file(source, target)
-            fds[kind] = Fd(os.open(target, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as failure:
-        for fd in fds.values():
-            fd.close()
         raise SystemFailure.from_os_error(failure, "pin namespace", request.sandbox_id) from failure
-    return fds
+
+
+def pin_path(directory: str, kind: str) -> str:
+    """Where the sandbox's namespace of a runtime-spec type is pinned."""
+    return os.path.join(directory, "ns", PIN_NAMES[kind])
 
 
 def _mount_shm(request: SandboxRequest) -> None:
@@ -191,12 +180,12 @@ def _root_of(mappings: tuple[dict[str, int], ...]) -> int:
 # -- with a child -------------------------------------------------------------------------------------------------
 
 
-def _make_in_child(request: SandboxRequest) -> Namespaces:
+def _make_in_child(request: SandboxRequest) -> int:
     kinds = request.create_namespaces
     from_parent, to_child = pipe()
     from_child, to_parent = pipe()
     try:
-        child = process.clone(namespaces.flags_of(kinds))
+        child = process.clone(namespaces.flags_of(kinds) | process.CLONE_PARENT)
     except OSError as failure:
         for fd in (from_parent, to_child, from_child, to_parent):
             fd.close()
@@ -205,25 +194,18 @@ def _make_in_child(request: SandboxRequest) -> Namespaces:
         process.run_and_exit(lambda: _child(request, from_parent.fileno(), to_parent.fileno()))
     from_parent.close()
     to_parent.close()
-    fds: dict[str, Fd] = {}
     try:
         with to_child, from_child:
             if "user" in kinds:
                 _write_maps(request, child)
             _tell(to_child)
             _hear(from_child, request.sandbox_id)
-            fds = _pin(request, str(child), kinds)
+            _pin(request, str(child))
             _tell(to_child)
     except BaseException:
-        for fd in fds.values():
-            fd.close()
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
         raise
-    if "pid" in kinds:
-        return Namespaces(fds, int(child))
-    os.waitpid(child, 0)
-    return Namespaces(fds, 0)
+    return int(child) if "pid" in kinds else 0
 
 
 def _write_maps(request: SandboxRequest, pid: int) -> None:

@@ -16,10 +16,9 @@ from typing import Any, Final
 
 from oakum.errors import AlreadyExists, InvalidArgument, NotFound, OakumError, SystemFailure
 from oakum.linux import process, sockets
-from oakum.oci.cgroups.group import Cgroup
-from oakum.oci.cgroups.layout import detect_layout
+from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.spec import parse_resources
-from oakum.shim import cleanup, sandbox
+from oakum.shim import cleanup, sandbox, worker
 from oakum.shim.connection import Connection
 from oakum.shim.container import Container
 from oakum.shim.loop import Loop, report
@@ -50,6 +49,19 @@ def run(sock: socket.socket, request: SandboxRequest) -> int:
         return 1
     supervisor.serve(sock)
     return 0
+
+
+def _make_sandbox(request: SandboxRequest) -> worker.Result:
+    if request.cgroup_path:
+        cgroup = Cgroup(detect_layout(), request.cgroup_path)
+        cgroup.create()
+        if request.pod_resources:
+            for warning in cgroup.apply(parse_resources(request.pod_resources)):
+                os.write(2, f"pod cgroup: {warning}\n".encode())
+    init_pid = sandbox.make(request)
+    if init_pid:
+        cleanup.note_process(request.directory, _INIT_NOTE, init_pid, "")
+    return worker.Result({"init_pid": init_pid}, [])
 
 
 def _claim(directory: str) -> int:
@@ -99,11 +111,10 @@ class Supervisor:
         self._connections: set[Connection] = set()
         self._containers: dict[str, Container] = {}
         self._listener: socket.socket | None = None
-        self._pod: Pod | None = None
-        self._cgroup: Cgroup | None = None
+        self._pod = Pod(request.directory, request.create_namespaces)
+        self._init_pid = 0
         self._stopping: list[Connection] = []
         self._ended = False
-        self._reaped: dict[int, Callable[[int], None]] = {}
         self._operations: dict[str, Callable[[Connection, dict[str, Any], list[int]], None]] = {
             "ping": self._ping,
             "create": self._create,
@@ -137,17 +148,9 @@ class Supervisor:
             signal.signal(number, lambda _number, _frame: None)
         process.set_child_subreaper()
         self._loop.on_child(self._reap)
-        if request.cgroup_path:
-            self._cgroup = Cgroup(detect_layout(), request.cgroup_path)
-            self._cgroup.create()
-            if request.pod_resources:
-                for warning in self._cgroup.apply(parse_resources(request.pod_resources)):
-                    os.write(2, f"pod cgroup: {warning}\n".encode())
-        made = sandbox.make(request)
-        self._pod = Pod(request.directory, made, self._reaped)
-        if made.init_pid:
-            self._reaped[made.init_pid] = self._init_ended
-            cleanup.note_process(request.directory, _INIT_NOTE, made.init_pid, "")
+        self._init_pid = int(worker.run(lambda: _make_sandbox(request)).values["init_pid"])
+        if self._init_pid:
+            self._pod.expect(self._init_pid, self._init_ended)
         self._listen()
 
     def _listen(self) -> None:
@@ -179,11 +182,8 @@ class Supervisor:
     def tear_down(self) -> list[OakumError]:
         """Remove what the sandbox is made of; every step is tried, the errors are returned."""
         errors: list[OakumError | None] = []
-        if self._pod is not None:
-            init_pid = self._pod.namespaces.init_pid
-            if init_pid in self._reaped:
-                os.kill(init_pid, signal.SIGKILL)
-            self._pod.namespaces.close()
+        if self._pod.expects(self._init_pid):
+            os.kill(self._init_pid, signal.SIGKILL)
         if self._listener is not None:
             self._loop.watch(self._listener.fileno())
             self._listener.close()
@@ -227,12 +227,10 @@ class Supervisor:
                 return
             if pid == 0:
                 return
-            ended = self._reaped.pop(pid, None)
-            if ended is not None:  # else an orphan of a container
-                try:
-                    ended(status)
-                except Exception:  # noqa: BLE001 - edge: the other children of this round must be told too
-                    report()
+            try:
+                self._pod.reaped(pid, status)
+            except Exception:  # noqa: BLE001 - edge: the other children of this round must be told too
+                report()
 
     def _init_ended(self, _status: int) -> None:
         cleanup.forget_process(self._request.directory, _INIT_NOTE)
@@ -276,7 +274,6 @@ class Supervisor:
             raise InvalidArgument(
                 "create", f"container {wanted.container_id}", "the sandbox is being shut down"
             )
-        assert self._pod is not None
         target_pid = 0
         if wanted.target_pid_of:
             target_pid = self._container({"op": "create", "container_id": wanted.target_pid_of}).running_pid(

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from oakum.errors import InvalidArgument
 from oakum.linux import process
+from oakum.oci.cgroups import detect_layout
 from oakum.shim import supervisor
 from oakum.shim.connection import Connection
 from oakum.shim.loop import Loop, report
@@ -46,6 +47,8 @@ def main(idle_s: float, state: str) -> None:
     directory_fd = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir("/")
     _protect_from_oom_killer()
+    # Read once for all shims, which keeps the pages it touches out of each of them.
+    detect_layout()
     # Nothing here makes cycles worth a pass over all objects, and a pass would copy every shared page.
     gc.disable()
     gc.collect()

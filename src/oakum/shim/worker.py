@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work done in a short-lived fork of the shim: making namespaces, containers and execs.
+
+    shim ──fork──► worker ──clone(CLONE_PARENT)──► container's first process (a child of the shim)
+     ◄── result as JSON, descriptors ──┘ exits
+
+What such work reads, parses and touches would stay in the shim's memory for the life of the pod (1.5 MB measured);
+in the worker it goes away. The worker also closes every descriptor that is not meant for the container, so that a
+created container that waits for its start holds neither the shim's lock nor its clients' connections.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from oakum.errors import Internal, OakumError, SystemFailure, from_dict
+from oakum.linux import process, sockets
+from oakum.shim.loop import Loop, report
+from oakum.shim.pod import Pod
+
+_MAX_BYTES: Final = 128 << 10
+
+
+class Result(NamedTuple):
+    """What a worker made: plain values, and descriptors that the receiver owns."""
+
+    values: dict[str, Any]
+    fds: list[int]
+
+
+Body = Callable[[], Result]
+
+
+def run(body: Body, *, keep: Iterable[int] = ()) -> Result:
+    """Run `body` in a worker and wait for it: only while nobody is served yet.
+
+    Raises:
+        OakumError: what `body` raised, or that the worker died.
+    """
+    ours, pid = _fork(body, keep)
+    with ours:
+        received = _receive(ours)
+    os.waitpid(pid, 0)
+    return _open(received)
+
+
+class Worker:
+    """A worker under way; exactly one of `done` and `failed` is called, later."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        pod: Pod,
+        body: Body,
+        *,
+        keep: Iterable[int],
+        done: Callable[[Result], None],
+        failed: Callable[[OakumError], None],
+    ) -> None:
+        self._loop = loop
+        self._done = done
+        self._failed = failed
+        self._sock, pid = _fork(body, keep)
+        pod.expect(pid, self._ended)
+        loop.watch(self._sock.fileno(), read=self._readable)
+
+    def _ended(self, _status: int) -> None:
+        # Its last word may still be unread; a second call finds the socket closed.
+        self._readable()
+
+    def _readable(self) -> None:
+        if self._sock.fileno() < 0:
+            return
+        self._loop.watch(self._sock.fileno())
+        with self._sock:
+            received = _receive(self._sock)
+        try:
+            result = _open(received)
+        except OakumError as error:
+            self._failed(error)
+            return
+        self._done(result)
+
+
+def _fork(body: Body, keep: Iterable[int]) -> tuple[socket.socket, int]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            pid = process.fork()
+        except OSError as failure:
+            ours.close()
+            raise SystemFailure.from_os_error(failure, "fork", "worker") from failure
+        if pid == 0:
+            process.run_and_exit(lambda: _work(body, theirs, {2, theirs.fileno(), *keep}))
+    return ours, pid
+
+
+def _work(body: Body, theirs: socket.socket, keep: set[int]) -> int:
+    signal.set_wakeup_fd(-1)
+    process.close_except(keep)
+    try:
+        result = body()
+        told: dict[str, Any] = {"ok": result.values}
+        fds = result.fds
+    except OakumError as error:
+        told, fds = {"error": error.to_dict()}, []
+    except OSError as failure:
+        error = SystemFailure.from_os_error(failure, "set up", str(failure.filename or ""))
+        told, fds = {"error": error.to_dict()}, []
+    except Exception as failure:  # noqa: BLE001 - edge of the process: a bug must reach the client too
+        report()
+        told, fds = {"error": Internal("set up", "", repr(failure)).to_dict()}, []
+    try:
+        sockets.send_with_fds(theirs, json.dumps(told).encode(), fds)
+    except OSError:  # the shim has been killed, and its successor's clean-up finds what was made
+        report()
+    return 0
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    try:
+        return sockets.receive_with_fds(sock, _MAX_BYTES)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "hear", "worker") from failure
+
+
+def _open(received: tuple[bytes, list[int]]) -> Result:
+    data, fds = received
+    if not data:
+        raise SystemFailure("set up", "", "the worker was killed", hint="is the host out of memory?")
+    told: dict[str, Any] = json.loads(data)
+    if "error" in told:
+        raise from_dict(told["error"])
+    return Result(told["ok"], fds)
