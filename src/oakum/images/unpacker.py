@@ -9,17 +9,20 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from oakum.errors import OakumError
-from oakum.images.content import ContentStore
+from oakum.images.content import ContentStore, storage_error
 from oakum.images.layerfiles import LayerRest
 from oakum.images.layers import LayerTarget, PulledImage, PullProgress, UnpackLimit
 from oakum.images.lower import finish_layer
 from oakum.images.workers import Arrival, Worker, WorkerJob
+from oakum.linux.filesystem import sync_filesystem
 
 _WORKERS_LIMIT: Final = 8
+_WRITE_BACK_S: Final = 0.5
 
 
 class LayerPlan(NamedTuple):
@@ -66,9 +69,11 @@ class Unpacker:
                 else:
                     uncommitted[plan.chain_id] = _OpenLayer(plan, directory)
             if uncommitted:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._commit_in_order(uncommitted))
-                    group.create_task(self._run_workers(list(uncommitted.values())))
+                opened = list(uncommitted.values())
+                async with _written_back(opened[0].directory), asyncio.TaskGroup() as group:
+                    group.create_task(self._finish_in_order(opened))
+                    group.create_task(self._run_workers(opened))
+                self._commit(uncommitted)
         finally:
             for chain_id in reversed(uncommitted):
                 self._layers.abandon_layer(chain_id)
@@ -112,17 +117,53 @@ class Unpacker:
         finally:
             await worker.close()
 
-    async def _commit_in_order(self, uncommitted: dict[str, _OpenLayer]) -> None:
-        for chain_id, layer in list(uncommitted.items()):
+    async def _finish_in_order(self, opened: list[_OpenLayer]) -> None:
+        """What a layer takes from those below it; needs them to be complete, not yet committed."""
+        below: list[str] | None = None
+        for layer in opened:
             rest = await layer.unpacked
-            plan = layer.plan
+            if below is None:
+                parent = layer.plan.parent_chain_id
+                below = self._layers.layer_directories(parent) if parent else []
             if rest.implicit or rest.links:
-                lower = self._layers.layer_directories(plan.parent_chain_id) if plan.parent_chain_id else []
-                await asyncio.to_thread(finish_layer, layer.directory, lower, rest)
-            # Some renames on local disk: not worth a thread.
+                await asyncio.to_thread(finish_layer, layer.directory, below, rest)
+            below = [layer.directory, *below]
+
+    def _commit(self, uncommitted: dict[str, _OpenLayer]) -> None:
+        for chain_id, layer in list(uncommitted.items()):
             self._layers.commit_layer(chain_id)
             del uncommitted[chain_id]
-            self._progress(plan.digest, "done", plan.arrival.size, plan.arrival.size)
+            size = layer.plan.arrival.size
+            self._progress(layer.plan.digest, "done", size, size)
+
+
+@asynccontextmanager
+async def _written_back(directory: str) -> AsyncGenerator[None]:
+    """Keep the disk writing what is unpacked into `directory` meanwhile; all of it is on the disk after the block.
+
+    One layer's file system is every layer's. Without the early writing, the disk would idle while processors work and
+    processors while the disk does.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    ended = asyncio.Event()
+
+    async def write_back() -> None:
+        while not ended.is_set():
+            try:
+                await asyncio.wait_for(ended.wait(), _WRITE_BACK_S)
+            except TimeoutError:
+                await asyncio.to_thread(sync_filesystem, fd, target=directory)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(write_back())
+            yield
+            ended.set()
+        await asyncio.to_thread(sync_filesystem, fd, target=directory)
+    except OSError as error:
+        raise storage_error(error, "write layers to the disk", directory) from error
+    finally:
+        os.close(fd)
 
 
 def stored_plans(content: ContentStore, image: PulledImage) -> list[LayerPlan]:
