@@ -62,7 +62,14 @@ class Kubelet:
 
     def __init__(self, socket_path: Path, log_directory: Path) -> None:
         self._channel = grpc.insecure_channel(
-            f"unix://{socket_path}", options=[("grpc.default_authority", "localhost")]
+            f"unix://{socket_path}",
+            options=[
+                ("grpc.default_authority", "localhost"),
+                # a server that comes back is found at once
+                ("grpc.initial_reconnect_backoff_ms", 20),
+                ("grpc.min_reconnect_backoff_ms", 20),
+                ("grpc.max_reconnect_backoff_ms", 100),
+            ],
         )
         self._logs = log_directory
         self.runtime = rpc.RuntimeServiceStub(self._channel)
@@ -116,7 +123,9 @@ class Kubelet:
             command=container.get("command", []),
             args=container.get("args", []),
             working_dir=container.get("workingDir", ""),
-            envs=[pb.KeyValue(key=e["name"], value=str(e["value"])) for e in container.get("env", [])],
+            envs=[
+                pb.KeyValue(key=e["name"], value=str(e["value"]).encode()) for e in container.get("env", [])
+            ],
             log_path=f"{container['name']}/0.log",
             linux=pb.LinuxContainerConfig(
                 resources=resources,

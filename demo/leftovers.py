@@ -15,9 +15,19 @@ from oakum.network.builtin import BuiltinNetwork
 from oakum.shim import wire
 
 
-def links() -> set[str]:
-    """Network interfaces."""
-    return set(os.listdir("/sys/class/net"))
+def links(root: Path) -> set[str]:
+    """The bridge of a root directory, and what is plugged into it."""
+    found: set[str] = set()
+    for link in Path("/sys/class/net").iterdir():
+        alias = link / "ifalias"
+        if alias.exists() and str(root) in alias.read_text():
+            found |= {link.name, *os.listdir(link / "brif")}
+    return found
+
+
+def still_there(names: set[str]) -> set[str]:
+    """Those of the network interfaces that exist."""
+    return names & set(os.listdir("/sys/class/net"))
 
 
 def mounts(below: Path) -> set[str]:

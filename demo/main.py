@@ -29,6 +29,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from workshop import DemoFailed, Registry, build_image, end_process, start_process, wait_until
 
 from oakum.cli.text import human_memory, human_size
+from oakum.errors import OakumError
 
 HERE = Path(__file__).resolve().parent
 PORT = 8080
@@ -46,7 +47,7 @@ class Story:
         self.kubelet = Kubelet(self.socket, self.logs)
         self.image = ""
         self.image_bytes = 0
-        self.links_before = leftovers.links()
+        self.links: set[str] = set()
         self.failed: list[str] = []
 
     # small things
@@ -82,7 +83,7 @@ class Story:
     def http(self, path: str) -> str:
         """What the pod's web server says."""
         with urllib.request.urlopen(f"http://{self.pod_address}:{PORT}{path}", timeout=5) as answer:
-            return answer.read(200).decode()
+            return answer.read(200).decode(errors="replace")
 
     def start_server(self) -> float:
         """Start `oakum serve`; seconds until it answers."""
@@ -184,8 +185,11 @@ class Story:
         began = time.monotonic()
         pod = self.kubelet.run(manifest)
         took = time.monotonic() - began
-        self.stack.callback(self._remove_quietly, pod)
         self.pod_address = self.kubelet.address(pod.id)
+        self.links = leftovers.links(self.root)
+        self.check(
+            len(self.links) == 2, f"the kernel has a bridge and a link: {', '.join(sorted(self.links))}"
+        )
         show.table(["CRI call", "ms"], [(name, f"{ms:.1f}") for name, ms in pod.steps], right=["ms"])
         show.fact("all of it", f"{took * 1000:.0f} ms")
         show.output(self.oakum("-n", "k8s.io", "pod", "ls"))
@@ -292,7 +296,7 @@ class Story:
         self.check(not leftovers.processes(self.directory / "run"), "no processes")
         self.check(not leftovers.mounts(self.directory), "no mounts")
         self.check(not {c for c in leftovers.cgroups() if pod.id in c}, "no control groups")
-        self.check(leftovers.links() <= self.links_before, "no network interfaces")
+        self.check(not leftovers.still_there(self.links), "no network interfaces")
 
     # ends
 
@@ -307,33 +311,27 @@ class Story:
             leftovers.end_zygote(state)
         leftovers.remove_bridge(self.root)
 
-    def _remove_quietly(self, pod: Pod) -> None:
-        """After a failure: the pod goes by the command line, which needs no server."""
-        if (self.root / "meta.db").exists():
+    def _remove_pods(self) -> None:
+        """After a failure: pods go by the command line, which needs no server."""
+        line = [sys.executable, "-m", "oakum.cli.main", "--root", str(self.root), "--state", str(self.state)]
+        line += ["-n", "k8s.io", "pod"]
+        found = subprocess.run([*line, "ls", "-q"], capture_output=True, text=True, timeout=60, check=False)
+        if found.stdout.split():
             subprocess.run(
-                [
-                    *[
-                        sys.executable,
-                        "-m",
-                        "oakum.cli.main",
-                        "--root",
-                        str(self.root),
-                        "--state",
-                        str(self.state),
-                    ],
-                    *["-n", "k8s.io", "pod", "rm", "--force", pod.id],
-                ],
-                capture_output=True,
-                timeout=60,
-                check=False,
+                [*line, "rm", "-f", *found.stdout.split()], capture_output=True, timeout=60, check=False
             )
 
     def close(self) -> None:
-        """End what still runs."""
+        """End what still runs, after a failure too."""
+        self.kubelet.close()
         if self.server is not None:
             end_process(self.server)
-        self.kubelet.close()
-        self._end_rest()
+        if (self.root / "meta.db").exists():
+            self._remove_pods()
+        try:
+            self._end_rest()
+        except OakumError as error:
+            show.bad(str(error))
 
 
 def _size_below(directory: Path) -> int:

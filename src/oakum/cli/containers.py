@@ -96,7 +96,7 @@ def _table_row(
     image = status.config.user_specified_image or status.config.image
     command = " ".join(status.argv)
     if not full:
-        command = text.shorten(command, 32)
+        command = text.shorten(" ".join(command.split()), 32)
         image = text.short_id(image) if image.startswith("sha256:") else image
     return (
         status.id if full else text.short_id(status.id),
