@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 from typing import Any, Final, NamedTuple
 
 from oakum.errors import Internal
@@ -83,15 +84,26 @@ class Channel:
         """The next message, or None at end-of-file. Raises BlockingIOError when there is none and not `wait`."""
         flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
-            data, numbers, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, _MAX_FDS, flags)
+            data, numbers = self._receive(flags)
         except ConnectionResetError:
             # The other side ended with a message of ours unread. That is told once, before its own last message.
-            data, numbers, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, _MAX_FDS, flags)
+            data, numbers = self._receive(flags)
         fds = tuple(Fd(number) for number in numbers)
         if not data:
             return None
         body: dict[str, Any] = json.loads(data)
         return Message(str(body.pop("kind")), body, fds)
+
+    def _receive(self, flags: int) -> tuple[bytes, list[int]]:
+        # Not socket.recv_fds: that of Python 3.11 ignores its flags.
+        room = socket.CMSG_SPACE(_MAX_FDS * 4)
+        data, ancillary, _, _ = self._socket.recvmsg(_MAX_BYTES, room, flags)
+        numbers: list[int] = []
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                count = len(content) // 4
+                numbers += struct.unpack(f"={count}i", content[: count * 4])
+        return data, numbers
 
     def close(self) -> None:
         """Close this end."""
