@@ -46,7 +46,7 @@ def cut(stdout: bytes, stderr: bytes, room_bytes: int = ROOM_BYTES) -> tuple[byt
     kept_stderr = stderr[: max(room_bytes // 2, room_bytes - len(stdout))]
     kept_stdout = stdout[: room_bytes - len(kept_stderr)]
     note = (
-        f"\noakum: output cut: {len(stdout) - len(kept_stdout)} bytes of stdout and "
+        f"\noakum: output cut: at least {len(stdout) - len(kept_stdout)} bytes of stdout and "
         f"{len(stderr) - len(kept_stderr)} bytes of stderr left out\n"
     )
     return kept_stdout, kept_stderr + note.encode()
