@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The best image for a machine is chosen, and one that it cannot run never."""
+
+from __future__ import annotations
+
+import pytest
+
+from oakum.errors import InvalidArgument
+from oakum.images.platforms import Platform, host_platform, parse_platform, rank
+
+AMD64 = Platform("linux", "amd64")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offers", "best"),
+    [
+        ("linux/amd64", ["linux/arm64", "linux/amd64"], "linux/amd64"),
+        ("linux/amd64", ["linux/386", "linux/amd64"], "linux/amd64"),
+        ("linux/amd64", ["linux/386", "windows/amd64"], "linux/386"),
+        ("linux/amd64", ["linux/amd64/v2", "linux/arm64"], None),
+        ("linux/amd64/v3", ["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"], "linux/amd64/v2"),
+        ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6", "linux/arm/v8"], "linux/arm/v6"),
+        ("linux/arm64", ["linux/arm/v7", "linux/arm64/v8"], "linux/arm64"),
+        ("linux/s390x", ["linux/amd64"], None),
+    ],
+)
+def test_the_best_of_several(wanted: str, offers: list[str], best: str | None) -> None:
+    ranked = {offer: rank(parse_platform(wanted), parse_platform(offer)) for offer in offers}
+    fitting = {offer: position for offer, position in ranked.items() if position is not None}
+    chosen = min(fitting, key=lambda offer: fitting[offer]) if fitting else None
+    assert (parse_platform(chosen) if chosen else None) == (parse_platform(best) if best else None)
+
+
+def test_what_an_image_leaves_unsaid_fits_but_comes_last() -> None:
+    unsaid = rank(AMD64, Platform())
+    said = rank(AMD64, AMD64)
+    assert unsaid is not None
+    assert said is not None
+    assert unsaid > said
+
+
+def test_spellings_are_folded() -> None:
+    assert parse_platform("Linux/x86_64") == AMD64
+    assert parse_platform("linux/aarch64") == Platform("linux", "arm64", "v8")
+    assert rank(parse_platform("linux/arm64"), Platform("linux", "arm64")) == 0
+    assert str(Platform("linux", "arm", "v7")) == "linux/arm/v7"
+
+
+def test_this_machine_is_one() -> None:
+    host = host_platform()
+    assert host.os == "linux"
+    assert rank(host, host) == 0
+
+
+@pytest.mark.parametrize("text", ["", "linux", "linux/", "/amd64", "a/b/c/d"])
+def test_what_is_no_platform(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        parse_platform(text)
