@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from oakum.backend.config import (
 from oakum.engine.engine import Engine, Namespace
 from tests.support.registry import Registry, busybox_layer, make_layer, tar_entry
 
+_numbers = count()
 # Sleeps until it is told to end, at once and with code 0.
 SLEEP = "trap 'exit 0' TERM INT; while :; do sleep 0.05; done"
 
@@ -64,7 +66,7 @@ class Lab(NamedTuple):
         self, script: str, name: str = "once", pod: dict[str, Any] | None = None, **fields: Any
     ) -> str:
         """What a script prints in a container of its own pod, seen through its log."""
-        with self.pod(name, **(pod or {})) as sandbox_id:
+        with self.pod(f"once-{next(_numbers)}", **(pod or {})) as sandbox_id:
             container_id = self.started(sandbox_id, "c", script, **fields)
             self.cri.wait(container_id, timeout_s=20)
             return "".join(line.data.decode() + "\n" for line in self.cri.logs(container_id))
@@ -136,10 +138,10 @@ def clear(engine: Engine) -> None:
     engine._context.network.remove_network()
 
 
-def together(count: int, call: Callable[[int], object]) -> list[object]:
-    """What `count` threads that call at once get, errors included, in the order of the threads."""
-    found: list[object] = [None] * count
-    gate = threading.Barrier(count)
+def together(number_of: int, call: Callable[[int], object]) -> list[object]:
+    """What `number_of` threads that call at once get, errors included, in the order of the threads."""
+    found: list[object] = [None] * number_of
+    gate = threading.Barrier(number_of)
 
     def one(number: int) -> None:
         gate.wait()
@@ -148,7 +150,7 @@ def together(count: int, call: Callable[[int], object]) -> list[object]:
         except Exception as error:  # noqa: BLE001 - what a call raises is its outcome here
             found[number] = error
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(number_of)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -143,8 +143,19 @@ def _copy_content(source_fd: int, target_fd: int) -> None:
             raise
         end = os.lseek(source_fd, start, os.SEEK_HOLE)
         while start < end:
-            copied = os.copy_file_range(source_fd, target_fd, min(end - start, _PIECE_BYTES), start, start)
+            copied = _copy_piece(source_fd, target_fd, start, min(end - start, _PIECE_BYTES))
             if copied == 0:
                 return  # the file was cut while it was copied
             start += copied
         offset = end
+
+
+def _copy_piece(source_fd: int, target_fd: int, start: int, length: int) -> int:
+    try:
+        return os.copy_file_range(source_fd, target_fd, length, start, start)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    # Between two kinds of file systems (an overlay's view to the disk), copy_file_range(2) does not work.
+    os.lseek(target_fd, start, os.SEEK_SET)
+    return os.sendfile(target_fd, source_fd, start, length)

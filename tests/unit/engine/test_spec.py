@@ -178,7 +178,6 @@ def test_what_a_pod_shares_with_the_host_is_not_in_the_list() -> None:
     made = spec(config(namespaces=modes), sandbox(namespaces=modes))
     assert [n["type"] for n in made["linux"]["namespaces"]] == ["mount"]
     assert at(made, "/dev/shm")["source"] == "/dev/shm"
-    assert at(made, "/dev/mqueue")["type"] == "bind"
 
 
 def test_a_shared_pid_namespace_is_the_pods() -> None:

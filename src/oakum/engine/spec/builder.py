@@ -137,7 +137,6 @@ def _mount_plan(config: ContainerConfig, around: Surroundings) -> mounts.MountPl
     base = mounts.defaults(
         privileged=config.privileged,
         shm_path="/dev/shm" if host_ipc else f"{around.pod_path}/shm",  # noqa: S108 - the host's own, as asked for
-        host_ipc=host_ipc,
     )
     wanted: list[dict[str, Any]] = []
     for mount in config.mounts:

@@ -24,7 +24,7 @@ class MountPlan(NamedTuple):
     rootfs_propagation: str
 
 
-def defaults(*, privileged: bool, shm_path: str, host_ipc: bool) -> list[dict[str, Any]]:
+def defaults(*, privileged: bool, shm_path: str) -> list[dict[str, Any]]:
     """The file systems that every container has.
 
     `shm_path` is the pod's shared memory; "" gives the container its own.
@@ -41,11 +41,6 @@ def defaults(*, privileged: bool, shm_path: str, host_ipc: bool) -> list[dict[st
             "options": [*hard, "mode=1777", f"size={_SHM_DEFAULT}"],
         }
     )
-    mqueue: dict[str, Any] = (
-        {"destination": "/dev/mqueue", "type": "bind", "source": "/dev/mqueue", "options": ["rbind", *hard]}
-        if host_ipc
-        else {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": hard}
-    )
     return [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": hard},
         {
@@ -61,7 +56,8 @@ def defaults(*, privileged: bool, shm_path: str, host_ipc: bool) -> list[dict[st
             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         },
         shm,
-        mqueue,
+        # A mount of this type shows the queues of the IPC namespace that it is made in, the pod's or the host's.
+        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": hard},
         {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*hard, access]},
         {
             "destination": "/sys/fs/cgroup",
