@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from oakum.backend.config import PortMapping
 from oakum.errors import FailedPrecondition, NotFound, SystemFailure
 from oakum.network.attachment import Attachment
 from oakum.network.builtin import BuiltinNetwork
+from tests.support.lines import killed_at_every_line
 from tests.support.netlab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, Place
 
 ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
@@ -383,3 +385,35 @@ def test_killed_at_any_moment_the_next_process_carries_on(lab: Lab, tmp_path: Pa
         finally:
             network.close()
     assert len({attached.address for attached in seen}) == len(seen)
+
+
+def test_killed_between_any_lines_a_life_converges(lab: Lab, tmp_path: Path) -> None:
+    database = str(tmp_path / "network.db")
+    pod, other = lab.pod(), lab.pod()
+    ports = [
+        PortMapping(container_port=80, host_port=8080),
+        PortMapping(container_port=53, host_port=5353, protocol="udp"),
+    ]
+
+    def life() -> None:
+        network = BuiltinNetwork(database, name_suffix="test")
+        network.setup(ONE, pod.path, port_mappings=ports)
+        network.teardown(ONE)
+        network.remove_network()
+
+    count = 0
+    for count in killed_at_every_line(life, within="oakum/network", step=41):
+        after = BuiltinNetwork(database, name_suffix="test")
+        try:
+            # Whoever comes next gets the ports once the dead are freed, with everything else in order.
+            after.gc(())
+            attached = after.setup(TWO, other.path, port_mappings=ports)
+            assert talk(lab.host, "127.0.0.1", 8080, other.listen("0.0.0.0", 80)) == attached.gateways[0]
+            after.teardown(TWO)
+            after.remove_network()
+        finally:
+            other.disconnect()
+            after.close()
+        assert lab.nft("ruleset") == [], f"after line {count}"
+        assert {link["ifname"] for link in lab.ip("link")} == {"lo", "up0"}, f"after line {count}"
+    assert count > 1000

@@ -43,10 +43,13 @@ class Place:
     def path(self) -> str:
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
         for each in self._sockets:
             each.close()
         self._sockets.clear()
+
+    def close(self) -> None:
+        self.disconnect()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -9,13 +9,11 @@ are let through in DOCKER-USER (made for this by Docker), or at the top of FORWA
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from oakum.errors import SystemFailure
-from oakum.linux.nftables import Nftables
+from oakum.linux.nftables import Nftables, ruleset_generation
 from oakum.network.database import NetworkRow, PublishedPort
 from oakum.network.rules import (
     DOCKER_USER,
@@ -32,6 +30,9 @@ from oakum.network.rules import (
     render_removal,
     render_table,
 )
+
+if TYPE_CHECKING:
+    import subprocess
 
 _DIRECTIONS: Final = ("iifname", "oifname")
 _LEGACY: Final = (
@@ -51,6 +52,8 @@ class Firewall:
         self._table = table
         self._state = state
         self._opened: Nftables | None = None
+        # Generation of the ruleset at which ours was last found intact: listing it costs 5 ms each time.
+        self._intact_at: int | None = None
 
     @property
     def _nftables(self) -> Nftables:
@@ -66,10 +69,15 @@ class Firewall:
 
     def ensure(self) -> bool:
         """Restore what somebody flushed; whether something had to be done. Raises SystemFailure."""
+        generation = ruleset_generation()
+        if generation == self._intact_at:
+            return False
         intact = is_intact(self._list(f"table {FAMILY} {self._table}"))
         if not intact:
             self.replace()
-        return self._ensure_passages() or not intact
+        changed = self._ensure_passages() or not intact
+        self._intact_at = None if changed else generation
+        return changed
 
     def replace(self) -> None:
         """Write the whole table anew from the database. Raises SystemFailure."""
@@ -89,8 +97,11 @@ class Firewall:
     def _change_ports(self, verb: str, ports: Sequence[PublishedPort]) -> None:
         if not ports:
             return
+        before = ruleset_generation()
         try:
             self._nftables.apply(port_commands(verb, self._table, ports), operation=f"{verb} port map")
+            if before == self._intact_at and ruleset_generation() == before + 1:
+                self._intact_at = before + 1  # the change was ours alone
         except SystemFailure:
             # The table was flushed, or a killed process left an element: the database is right.
             self.replace()
@@ -178,6 +189,8 @@ class Firewall:
         return self._legacy("-I", [network.bridge for network in networks])
 
     def _legacy(self, verb: str, bridges: Sequence[str]) -> list[str]:
+        import shutil  # hardly a host has these rules, and each start would pay
+
         warnings: list[str] = []
         for names, tool in _LEGACY:
             if not _uses_filter(names):
@@ -208,6 +221,8 @@ def _uses_filter(names_path: str) -> bool:
 
 
 def _call(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    import subprocess  # hardly a host has these rules, and each start would pay
+
     try:
         return subprocess.run(
             [program, "--wait", "5", *arguments],
