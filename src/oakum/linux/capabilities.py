@@ -38,7 +38,10 @@ def last_capability() -> int:
 
 
 def permitted() -> int:
-    """The permitted set of this thread, as a bit mask. Raises OSError."""
+    """The permitted set of this thread, as a bit mask.
+
+    Source: capget(2). Raises OSError.
+    """
     header = _Header(_VERSION_3, 0)
     data = (_Data * 2)()
     _capget(byref(header), byref(data), target="own capabilities")

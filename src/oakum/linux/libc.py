@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -64,7 +63,7 @@ def system_call_number(name: str) -> int:
     """The number of a system call on this architecture. Raises LookupError where it is not known."""
     if name in _COMMON_NUMBERS:
         return _COMMON_NUMBERS[name]
-    return _NUMBERS[platform.machine()][name]
+    return _NUMBERS[os.uname().machine][name]
 
 
 def _checked(function: Callable[..., int], name: str) -> Callable[..., int]:

@@ -542,25 +542,40 @@ def _clone_exec(
         return _clone(parentage, pid_namespace_fd, make_body(()), None)
     layout = detect_layout()
     group = Cgroup(layout, request.cgroup_path)
+    born_in = Cgroup(layout, request.unified_path or request.cgroup_path)
     fds = tuple(group.join_fds(unified=False))
     late: tuple[Fd, ...] = ()
     try:
-        with group.open_unified() or _Nothing() as unified:
+        with born_in.open_unified() or _Nothing() as unified:
             try:
-                return _clone(parentage, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
+                return _clone(
+                    parentage, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None
+                )
             except SystemFailure as failure:
                 if unified is None or failure.errno not in (errno.EBUSY, errno.EAGAIN):
                     raise
                 full = failure.errno == errno.EAGAIN
         if full:
             # As many processes as allowed: who would look into that must get in all the same. Moving is not limited.
-            late = tuple(group.join_fds())
+            late = tuple(group.join_fds(unified=False)) + _unified_procs(born_in)
             return _clone(parentage, pid_namespace_fd, make_body(late), None)
         with Cgroup(layout, _unified_path(request.container_pid)).open_unified() or _Nothing() as unified:
             return _clone(parentage, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
     finally:
         for fd in (*fds, *late):
             fd.close()
+
+
+def _unified_procs(group: Cgroup) -> tuple[Fd, ...]:
+    """cgroup.procs of the group in the v2 tree, if there is one, for a process that will write "0" to it."""
+    tree = group.layout.unified
+    if tree is None:
+        return ()
+    path = f"{group.directory(tree)}/cgroup.procs"
+    try:
+        return (Fd(os.open(path, os.O_WRONLY | os.O_CLOEXEC)),)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "open", path) from failure
 
 
 def _unified_path(pid: int) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
-import traceback
 from collections.abc import Callable
 from typing import Final, NamedTuple, NoReturn
 
@@ -78,14 +76,21 @@ def guard(channel: Channel, body: Callable[[], None]) -> Callable[[], int]:
                 hint=kernel_message(failure),
             )
         except Exception as failure:  # noqa: BLE001 - edge of the process: a bug must reach the parent too
-            where = traceback.extract_tb(sys.exc_info()[2])[-1]
-            error = Internal(
-                "set up container", f"{os.path.basename(where.filename)}:{where.lineno}", repr(failure)
-            )
+            error = Internal("set up container", _raised_at(failure), repr(failure))
         channel.send("error", {"error": error.to_dict()})
         return 1
 
     return guarded
+
+
+def _raised_at(failure: BaseException) -> str:
+    """File and line of the innermost frame; `traceback` would cost its memory in every shim."""
+    frame = failure.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is None:
+        return "unknown place"
+    return f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}"
 
 
 def settle() -> None:
