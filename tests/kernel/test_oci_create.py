@@ -311,8 +311,12 @@ def test_a_user_namespace_with_mappings(box: Box) -> None:
         "uidMappings": mapping,
         "gidMappings": mapping,
     }
-    script = "cat /proc/self/uid_map; id -u; touch /made; echo x > /dev/null; stat -c %u /proc/1 /made"
-    assert box.shell(script, linux=linux).split() == ["0", "200000", "65536", "0", "0", "0"]
+    script = (
+        "cat /proc/self/uid_map; id -u; touch /made; echo x > /dev/null; stat -c %u /proc/1 /made;"
+        "cat /proc/self/oom_score_adj"
+    )
+    seen = box.shell(script, linux=linux, oomScoreAdj=250).split()
+    assert seen == ["0", "200000", "65536", "0", "0", "0", "250"]
     assert os.stat(os.path.join(box.rootfs, "made")).st_uid == 200000
 
 

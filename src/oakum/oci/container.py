@@ -33,7 +33,7 @@ from oakum.model.rootfs import RootfsSource
 from oakum.oci import execution, init, rootfs
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import Layout, normalise_path
-from oakum.oci.credentials import plan_credentials
+from oakum.oci.credentials import plan_credentials, set_oom_score_adj
 from oakum.oci.handover import Handover, guard
 from oakum.oci.plan import Plan, make_plan
 from oakum.oci.spec import IdMapping, LinuxResources, Process, Spec
@@ -373,9 +373,12 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentag
     try:
         if job.mapped_by_parent:
             _write_mappings(pid, job.spec)
+            child.warnings = tuple(
+                set_oom_score_adj(job.handover.credentials, job.handover.proc_fd, str(pid))
+            )
             ours.send("mapped")
         if group is not None:
-            child.warnings = _prepare_cgroup(group, resources, ours, born_in_unified=birthplace is not None)
+            child.warnings += _prepare_cgroup(group, resources, ours, born_in_unified=birthplace is not None)
     except BaseException:
         child.abort()
         raise

@@ -72,13 +72,11 @@ def plan_credentials(process: Process, seccomp_bpf: bytes, *, own_user_namespace
     )
 
 
-def apply_limits(credentials: Credentials, proc_fd: int) -> list[str]:
-    """Resource limits and oom_score_adj; returns warnings for what the host forbids. Raises SystemFailure."""
+def apply_limits(credentials: Credentials) -> list[str]:
+    """Resource limits; returns warnings for what the host forbids. Raises SystemFailure."""
     warnings: list[str] = []
     for number, name, soft, hard in credentials.rlimits:
         warnings += _set_rlimit(number, name, _limit(soft), _limit(hard))
-    if credentials.oom_score_adj is not None:
-        warnings += _set_oom_score_adj(proc_fd, credentials.oom_score_adj)
     return warnings
 
 
@@ -109,16 +107,23 @@ def _show(value: int) -> str:
     return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
-def _set_oom_score_adj(proc_fd: int, value: int) -> list[str]:
+def set_oom_score_adj(credentials: Credentials, proc_fd: int, who: str = "self") -> list[str]:
+    """Set it for this process, or for process `who`; returns a warning where the host forbids it.
+
+    Done with the host's rights: within a user namespace the file is not ours to write. Raises SystemFailure.
+    """
+    value = credentials.oom_score_adj
+    if value is None:
+        return []
     try:
-        procfs.write(proc_fd, "self/oom_score_adj", str(value))
+        procfs.write(proc_fd, f"{who}/oom_score_adj", str(value))
         return []
     except PermissionError:
         # Lowering it needs CAP_SYS_RESOURCE: keep what we have, as the kubelet does in user namespaces.
-        current = procfs.read(proc_fd, "self/oom_score_adj").strip()
+        current = procfs.read(proc_fd, f"{who}/oom_score_adj").strip()
         return [f"oom_score_adj stays at {current}: this host forbids lowering it to {value}"]
     except OSError as failure:
-        raise SystemFailure.from_os_error(failure, "write", "/proc/self/oom_score_adj") from failure
+        raise SystemFailure.from_os_error(failure, "write", f"/proc/{who}/oom_score_adj") from failure
 
 
 def own_stdio(uid: int) -> None:

@@ -28,6 +28,7 @@ class ExecJob(NamedTuple):
 def run(job: ExecJob, channel: Channel) -> NoReturn:
     """Become the exec'd process. Raises OakumError, OSError, which `guard` reports."""
     settle()
+    warnings = credentials.set_oom_score_adj(job.handover.credentials, job.handover.proc_fd)
     # Before the container's mounts are ours: the paths of cgroup.procs are open already, memory is charged from here.
     join_cgroup(job.cgroup_fds)
     try:
@@ -47,4 +48,4 @@ def run(job: ExecJob, channel: Channel) -> NoReturn:
         take_console(slave)
     elif job.stdio is not None:
         credentials.duplicate_stdio(job.stdio)
-    hand_over(job.handover, channel, console, [])
+    hand_over(job.handover, channel, console, warnings)

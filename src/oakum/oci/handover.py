@@ -142,7 +142,7 @@ def join_cgroup(fds: tuple[Fd, ...]) -> None:
 def hand_over(h: Handover, channel: Channel, console: Fd | None, warnings: list[str]) -> NoReturn:
     """From a finished root (now "/") to the running command. Raises OakumError, OSError."""
     process = h.process
-    warnings = [*h.credentials.warnings, *warnings, *credentials.apply_limits(h.credentials, h.proc_fd)]
+    warnings = [*h.credentials.warnings, *warnings, *credentials.apply_limits(h.credentials)]
     join_new_session_keyring(f"_ses.{h.name[:64]}")
     env = parse_env(process.get("env") or [])
     with Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:

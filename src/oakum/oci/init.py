@@ -39,6 +39,9 @@ class InitJob(NamedTuple):
 def run(job: InitJob, channel: Channel) -> NoReturn:
     """Become the container. Raises OakumError, OSError, which `guard` reports."""
     settle()
+    warnings: list[str] = []
+    if not job.mapped_by_parent:
+        warnings = credentials.set_oom_score_adj(job.handover.credentials, job.handover.proc_fd)
     _enter_namespaces(job, channel)
     _name_host(job)
     cgroup = _CgroupGate(channel, needed=job.has_cgroup)
@@ -48,7 +51,7 @@ def run(job: InitJob, channel: Channel) -> NoReturn:
         credentials.duplicate_stdio(job.stdio)
     elif console is not None:
         take_console(console[1])
-    hand_over(job.handover, channel, console[0] if console else None, [])
+    hand_over(job.handover, channel, console[0] if console else None, warnings)
 
 
 class _CgroupGate:
