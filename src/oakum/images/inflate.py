@@ -6,7 +6,6 @@ Only workers and archive readers import this; isal and zstandard are loaded when
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
@@ -16,7 +15,9 @@ MAGIC_BYTES: Final = 4
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE: Final = b"\x2a\x4d\x18"  # behind a byte 0x50 to 0x5f: a zstd frame without data
-_ZSTD_OUT_BYTES: Final = 1 << 20
+_ZSTD_STEP_BYTES: Final = 4 << 10
+_ZSTD_TINY_STEP_BYTES: Final = 64
+_ZSTD_MUCH_BYTES: Final = 1 << 20
 _ZSTD_WINDOW: Final = 1 << 27  # 128 MiB, what the zstd tool takes without being asked for more
 
 
@@ -102,10 +103,16 @@ class _Zstd:
         self._started = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        # decompressobj has no bound on one call's output, so it gets its input in small steps.
-        source = io.BytesIO(data)
-        while piece := source.read(16 << 10):
-            yield from self._step(piece)
+        # decompressobj has no bound on one call's output, and zstd may grow a byte to 32 KiB: so it gets its input in
+        # small steps, and in tiny ones while that grows much.
+        position, step = 0, _ZSTD_STEP_BYTES
+        while position < len(data):
+            grown = 0
+            for piece in self._step(data[position : position + step]):
+                grown += len(piece)
+                yield piece
+            position += step
+            step = _ZSTD_TINY_STEP_BYTES if grown > _ZSTD_MUCH_BYTES else _ZSTD_STEP_BYTES
 
     def _step(self, data: bytes) -> Iterator[bytes]:
         while data:
