@@ -37,7 +37,7 @@ _CTA_PROTO_NUM: Final = 1
 _CTA_PROTO_DST_PORT: Final = 3
 _CTA_FILTER_ORIG_FLAGS: Final = 1
 _CTA_FILTER_REPLY_FLAGS: Final = 2
-_BY_PROTOCOL_AND_PORT: Final = 1 << 3 | 1 << 5
+_BY_PROTOCOL: Final = 1 << 3
 # Kernels without ctnetlink answer so; what they track cannot be changed.
 _NO_CTNETLINK: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL})
 
@@ -53,44 +53,31 @@ class Flow(NamedTuple):
     id_bytes: bytes
 
 
-def forget_flows(protocol: int, port: int, matches: Callable[[Address], bool]) -> int:
-    """Forget the flows to `port` at the addresses that `matches` names; how many there were.
+def forget_flows(family: int, protocol: int, matches: Callable[[Address, int], bool]) -> int:
+    """Forget the flows of a family to the addresses and ports that `matches` names; how many there were.
 
-    Works in the calling thread's network namespace. Raises SystemFailure.
+    Works in the calling thread's network namespace. The kernel walks through its whole table, which takes some
+    milliseconds however few flows there are: callers do it once for all they want. Raises SystemFailure.
     """
     with NetlinkSocket(_NETLINK_NETFILTER) as conntrack:
-        found = [
+        found = [parse_flow(message) for message in conntrack.dump(_query(family, protocol))]
+        # Kernels before 5.8 do not filter.
+        wanted = [
             flow
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for flow in _flows(conntrack, family, protocol, port)
-            if matches(flow.destination)
+            for flow in found
+            if flow is not None and flow.protocol == protocol and matches(flow.destination, flow.port)
         ]
-        conntrack.execute([_deletion(flow) for flow in found])
-        return len(found)
+        conntrack.execute([_deletion(flow) for flow in wanted])
+        return len(wanted)
 
 
-def _flows(conntrack: NetlinkSocket, family: int, protocol: int, port: int) -> list[Flow]:
-    found = [parse_flow(message) for message in conntrack.dump(_query(family, protocol, port))]
-    # Kernels before 5.8 do not filter.
-    return [flow for flow in found if flow is not None and (flow.protocol, flow.port) == (protocol, port)]
-
-
-def _query(family: int, protocol: int, port: int) -> Request:
+def _query(family: int, protocol: int) -> Request:
     payload = (
         _HEADER.pack(family, 0, 0)
-        + nested(
-            _CTA_TUPLE_ORIG,
-            nested(
-                _CTA_TUPLE_PROTO,
-                u8(_CTA_PROTO_NUM, protocol),
-                attribute(_CTA_PROTO_DST_PORT, struct.pack("!H", port)),
-            ),
-        )
-        + nested(
-            _CTA_FILTER, u32(_CTA_FILTER_ORIG_FLAGS, _BY_PROTOCOL_AND_PORT), u32(_CTA_FILTER_REPLY_FLAGS, 0)
-        )
+        + nested(_CTA_TUPLE_ORIG, nested(_CTA_TUPLE_PROTO, u8(_CTA_PROTO_NUM, protocol)))
+        + nested(_CTA_FILTER, u32(_CTA_FILTER_ORIG_FLAGS, _BY_PROTOCOL), u32(_CTA_FILTER_REPLY_FLAGS, 0))
     )
-    return Request(_GET, 0, payload, "list flows", f"to port {port}", _NO_CTNETLINK)
+    return Request(_GET, 0, payload, "list flows", f"of protocol {protocol}", _NO_CTNETLINK)
 
 
 def _deletion(flow: Flow) -> Request:

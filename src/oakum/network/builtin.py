@@ -165,13 +165,13 @@ class BuiltinNetwork:
             network = self._database.network(name)
             if network is None:
                 return
-            users = [row.sandbox_id for row in self._database.attachments() if row.network == name]
+            users = [row.sandbox_id for row in self._database.attachments() if row.network == network.name]
             if users:
                 raise FailedPrecondition("remove network", name, f"sandbox {users[0][:12]} is attached")
             if len(self._database.networks()) == 1:
                 self._firewall.remove()
-            self._delete_ports_of(network, keep=())
-            self._route.execute([rtnetlink.delete_link(network.bridge)])
+            for link in (*self._ports_of(network), network.bridge):
+                self._route.execute([rtnetlink.delete_link(link)])
             self._database.drop_network(name)
             if self._database.networks():
                 self._firewall.forget_bridges()
@@ -186,15 +186,20 @@ class BuiltinNetwork:
             for sandbox_id in dead:
                 self.teardown(sandbox_id)
             with self._database.change():
-                keep = [row.host_interface for row in self._database.attachments()]
                 networks = self._database.networks()
-                for network in networks:
-                    self._delete_ports_of(network, keep=keep)
                 if networks:
                     self._firewall.replace()
                     self._firewall.ensure()
+            kept = {row.host_interface for row in self._database.attachments()}
+            stale = [name for network in networks for name in self._ports_of(network) if name not in kept]
+        for name in stale:
+            # One by one, since each takes the kernel some 15 ms and sandboxes that start meanwhile are not to wait.
+            with self._guard, self._database.change():
+                if name not in {row.host_interface for row in self._database.attachments()}:
+                    self._route.execute([rtnetlink.delete_link(name)])
+        with self._guard:
             self._delete_orphaned_bridges()
-            return dead
+        return dead
 
     def warnings(self) -> list[str]:
         """What on this host stands in the way of pods' traffic, for people. Raises SystemFailure."""
@@ -336,17 +341,23 @@ class BuiltinNetwork:
         if not udp:
             return
         own = {address.interface.ip for address in rtnetlink.list_addresses(self._route)}
-        for binding in udp:
-            wanted = own if binding.is_any else {ipaddress.ip_address(binding.host_ip)}
-            forget_flows(socket.IPPROTO_UDP, binding.host_port, wanted.__contains__)
+        wanted = {
+            (address, binding.host_port)
+            for binding in udp
+            for address in (own if binding.is_any else (ipaddress.ip_address(binding.host_ip),))
+            if address.version == binding.version
+        }
+        for version in {address.version for address, _ in wanted}:
+            family = socket.AF_INET if version == 4 else socket.AF_INET6
+            forget_flows(family, socket.IPPROTO_UDP, lambda address, port: (address, port) in wanted)
 
-    def _delete_ports_of(self, network: NetworkRow, *, keep: Collection[str]) -> None:
+    def _ports_of(self, network: NetworkRow) -> list[str]:
+        """The links of sandboxes at a network's bridge."""
         bridge = rtnetlink.get_link(self._route, network.bridge)
         if bridge is None:
-            return
-        for port in rtnetlink.list_links(self._route, master=bridge.ifindex):
-            if port.name not in keep and port.name.startswith("oak") and port.kind == "veth":
-                self._route.execute([rtnetlink.delete_link(port.name)])
+            return []
+        ports = rtnetlink.list_links(self._route, master=bridge.ifindex)
+        return [port.name for port in ports if port.kind == "veth" and port.name.startswith("oak")]
 
     def _delete_orphaned_bridges(self) -> None:
         """Delete bridges without ports whose store is gone from the disk; one that is wanted again is made again."""

@@ -35,6 +35,10 @@ CREATE INDEX IF NOT EXISTS ports_of_sandbox ON ports (sandbox_id);
 PRAGMA user_version = 1;
 """
 
+_ATTACHMENTS: Final = (
+    "SELECT sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6 FROM attachments"
+)
+
 
 class NetworkRow(NamedTuple):
     """A network; `subnet6` is None where it has no IPv6."""
@@ -155,14 +159,10 @@ class NetworkDatabase:
 
     def attachment(self, sandbox_id: str) -> AttachmentRow | None:
         """The attachment of a sandbox."""
-        return next(iter(self._attachments("WHERE sandbox_id = ?", sandbox_id)), None)
+        return next(iter(self._attachments(" WHERE sandbox_id = ?", sandbox_id)), None)
 
     def _attachments(self, condition: str, *values: str) -> list[AttachmentRow]:
-        rows = self._query(
-            "SELECT sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6"  # noqa: S608
-            f" FROM attachments {condition}",
-            *values,
-        )
+        rows = self._query(_ATTACHMENTS + condition, *values)
         return [
             AttachmentRow(row[0], row[1], row[2], row[3], row[4], int(row[5]), int(row[6]), bool(row[7]))
             for row in rows
