@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where blocking backend calls run: two bounded pools of threads, so that waiting never holds up asking.
 
-`quick` is for calls that answer within milliseconds (listing, status, statistics, create, start). `patient`
-is for calls that wait for somebody else: an exec, a container that takes its time to stop, a registry.
-A hundred of those leave the quick ones untouched.
+`quick` is for calls that only look (lists, states, statistics). `patient` is for calls that change something
+or wait for somebody else: a retry that joins its first try, an exec, a container that takes its time to stop,
+a registry. A hundred of those leave the quick ones untouched.
 """
 
 from __future__ import annotations

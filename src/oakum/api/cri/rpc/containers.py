@@ -31,14 +31,14 @@ class ContainerRpcs(RuntimeRpcs):
         """Prepare a container; the sandbox's own stored configuration counts. Spec: CRI v1 CreateContainer."""
         sandbox_id = present("pod_sandbox_id", request.pod_sandbox_id)
         config = read_container_config(request.config)
-        container_id = await self.calls.quick(self.runtime.create_container, sandbox_id, config)
+        container_id = await self.calls.patient(self.runtime.create_container, sandbox_id, config)
         return pb.CreateContainerResponse(container_id=container_id)
 
     async def StartContainer(
         self, request: pb.StartContainerRequest, _context: Context
     ) -> pb.StartContainerResponse:
         """Start a created container. Spec: CRI v1 StartContainer."""
-        await self.calls.quick(self.runtime.start_container, present("container_id", request.container_id))
+        await self.calls.patient(self.runtime.start_container, present("container_id", request.container_id))
         return pb.StartContainerResponse()
 
     async def StopContainer(
@@ -91,14 +91,14 @@ class ContainerRpcs(RuntimeRpcs):
         if not request.HasField("linux"):
             raise refusal("linux", "missing")
         resources = read_resources(request.linux, "linux", zero_score_is_said=False)
-        await self.calls.quick(self.runtime.update_container_resources, container_id, resources)
+        await self.calls.patient(self.runtime.update_container_resources, container_id, resources)
         return pb.UpdateContainerResourcesResponse()
 
     async def ReopenContainerLog(
         self, request: pb.ReopenContainerLogRequest, _context: Context
     ) -> pb.ReopenContainerLogResponse:
         """Write on to a new file at the log's path. Spec: CRI v1 ReopenContainerLog."""
-        await self.calls.quick(
+        await self.calls.patient(
             self.runtime.reopen_container_log, present("container_id", request.container_id)
         )
         return pb.ReopenContainerLogResponse()

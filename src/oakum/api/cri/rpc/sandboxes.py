@@ -29,7 +29,7 @@ class SandboxRpcs(RuntimeRpcs):
     ) -> pb.RunPodSandboxResponse:
         """Create and start a sandbox; a retry joins a first try that still runs. Spec: CRI v1 RunPodSandbox."""
         config = read_sandbox_config(request.config)
-        sandbox_id = await self.calls.quick(
+        sandbox_id = await self.calls.patient(
             self.runtime.run_sandbox, config, runtime_handler=request.runtime_handler
         )
         return pb.RunPodSandboxResponse(pod_sandbox_id=sandbox_id)
