@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -28,7 +28,7 @@ from oakum.engine.states import (
     shim_lives,
     shim_seems_alive,
 )
-from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
+from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord, plain
 from oakum.errors import (
     AlreadyExists,
     CommandNotRunnable,
@@ -585,7 +585,7 @@ class Containers:
         record = self.need(status.id)
         snapshot = self._context.snapshotter.container_source(record.id)
         return {
-            "status": cast("dict[str, Any]", msgspec.to_builtins(status)),
+            "status": plain(status),
             "phase": record.phase,
             "image": {"manifest_digest": record.manifest_digest, "chain_id": record.chain_id},
             "rootfs": snapshot.to_dict(),

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from oakum.backend.config import AuthConfig
 from oakum.backend.protocols import PullProgress
@@ -20,7 +20,7 @@ from oakum.backend.status import FilesystemUsage, Image
 from oakum.engine import garbage
 from oakum.engine.context import Context
 from oakum.engine.flights import Flight
-from oakum.engine.store.records import ImageName, ImageRecord
+from oakum.engine.store.records import ImageName, ImageRecord, plain
 from oakum.errors import FailedPrecondition, ImageNotFound, InvalidArgument, SystemFailure
 from oakum.images.reference import Reference, is_image_id, parse_reference
 
@@ -135,8 +135,6 @@ class Images:
 
     def inspect(self, image: str) -> dict[str, Any]:
         """All there is to say about an image. Raises ImageNotFound."""
-        import msgspec
-
         record = self.need(image)
         status = _image(record, self._names_by_image().get(record.config_digest, []))
         return {
@@ -148,7 +146,7 @@ class Images:
             "size_bytes": record.size_bytes,
             "layers": list(record.layer_digests),
             "chain_ids": list(record.chain_ids),
-            "config": cast("dict[str, Any]", msgspec.to_builtins(self.config(image))),
+            "config": plain(self.config(image)),
         }
 
     # bringing in

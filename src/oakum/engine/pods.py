@@ -16,9 +16,11 @@ from oakum.backend.config import SandboxConfig
 from oakum.engine.context import Context
 from oakum.engine.states import read_exit, unknown_end
 from oakum.engine.store.records import ContainerRecord, ExitFacts
-from oakum.errors import SystemFailure
+from oakum.errors import FailedPrecondition, SystemFailure, Unavailable
 from oakum.linux.durable import write_file, write_file_fast
 
+_SHIM_UP_S = 10.0
+_POLL_S = 0.01
 # Container path → the file's name in the sandbox's directory.
 POD_FILES = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname"}
 
@@ -58,6 +60,34 @@ def remove_directory(parent: str, name: str) -> None:
         raise SystemFailure.from_os_error(error, "remove directory", f"{parent}/{name}") from error
     finally:
         os.close(parent_fd)
+
+
+def end_shim(context: Context, sandbox_id: str, cgroup_path: str) -> None:
+    """End a sandbox's shim with all it holds; do its work where it is dead. Idempotent.
+
+    A shim whose requester was killed may still be on its way up: it holds its lock, but does not listen yet.
+
+    Raises:
+        FailedPrecondition: it neither answers nor dies.
+    """
+    from oakum.shim.client import ShimClient, cleanup_directory  # only what ends something talks to a shim
+
+    pod = context.layout.pod(sandbox_id)
+    deadline = time.monotonic() + _SHIM_UP_S
+    while os.path.isdir(pod):
+        try:
+            with ShimClient.connect(pod) as client:
+                client.shutdown()
+                return
+        except Unavailable:
+            pass  # nobody listens: it is dead, or not up yet
+        try:
+            cleanup_directory(pod, cgroup_path)
+            return
+        except FailedPrecondition:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL_S)
 
 
 def settle(context: Context, container: ContainerRecord) -> ContainerRecord:

@@ -17,7 +17,7 @@ from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
 from oakum.engine.states import read_exit, shim_lives, shim_seems_alive
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
-from oakum.errors import OakumError, Unavailable
+from oakum.errors import OakumError
 from oakum.model.ids import is_id
 
 # A sandbox of `oakum run -d --rm`: whoever looks next after its container has ended removes it.
@@ -167,18 +167,11 @@ def _listed(directory: str) -> list[str]:
 
 
 def _orphaned_pods(context: Context) -> list[str]:
-    from oakum.shim.client import ShimClient, cleanup_directory
-
     done: list[str] = []
     for name in _listed(context.layout.pods):
         if context.store.sandbox(name) is not None:
             continue
-        pod = context.layout.pod(name)
-        try:
-            with ShimClient.connect(pod) as client:
-                client.shutdown()
-        except Unavailable:
-            cleanup_directory(pod, "")
+        pods.end_shim(context, name, "")
         pods.remove_directory(context.layout.pods, name)
         done.append(f"sandbox {name[:12]}: unknown, ended")
     return done

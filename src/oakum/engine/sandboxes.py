@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -22,13 +22,12 @@ from oakum.engine.locks import ObjectLock
 from oakum.engine.spec.resources import check, linux_resources
 from oakum.engine.spec.sysctls import pod_sysctls
 from oakum.engine.states import boot_id, process_start, sandbox_status, shim_lives, shim_seems_alive
-from oakum.engine.store.records import ContainerRecord, SandboxRecord
+from oakum.engine.store.records import ContainerRecord, SandboxRecord, plain
 from oakum.errors import (
     AlreadyExists,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    Unavailable,
     Unimplemented,
 )
 from oakum.model.ids import is_id, new_id, resolve_prefix
@@ -173,23 +172,12 @@ class Sandboxes:
 
     def undo(self, record: SandboxRecord) -> None:
         """Remove every trace of a sandbox without containers. Its lock is ours. Idempotent."""
-        self._end_shim(record)
+        pods.end_shim(self._context, record.id, record.cgroup_path if record.owns_cgroup else "")
         if record.has_network:
             self._context.network.teardown(record.id)
         pods.remove_directory(self._context.layout.sandboxes, record.id)
         pods.remove_directory(self._context.layout.pods, record.id)
         self._context.store.delete_sandbox(record.id)
-
-    def _end_shim(self, record: SandboxRecord) -> None:
-        from oakum.shim.client import ShimClient, cleanup_directory
-
-        pod = self._context.layout.pod(record.id)
-        if os.path.isdir(pod):
-            try:
-                with ShimClient.connect(pod) as client:
-                    client.shutdown()
-            except Unavailable:
-                cleanup_directory(pod, record.cgroup_path if record.owns_cgroup else "")
 
     def stop(self, sandbox_id: str) -> None:
         """Stop containers and network; succeeds for what is gone."""
@@ -215,7 +203,7 @@ class Sandboxes:
         if record.phase != "stopping":
             record = msgspec.structs.replace(record, phase="stopping")
             store.update_sandbox(record)
-        self._end_shim(record)
+        pods.end_shim(self._context, record.id, record.cgroup_path if record.owns_cgroup else "")
         if record.has_network:
             self._context.network.teardown(record.id)
         for container in store.containers_of(record.id):
@@ -320,7 +308,7 @@ class Sandboxes:
         record = self.need(status.id)
         store = self._context.store
         return {
-            "status": cast("dict[str, Any]", msgspec.to_builtins(status)),
+            "status": plain(status),
             "phase": record.phase,
             "interface": record.interface,
             "host_interface": record.host_interface,

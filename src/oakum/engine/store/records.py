@@ -7,7 +7,9 @@ Phases say what the journal must finish or undo when their worker is dead; every
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 from oakum.backend.config import ContainerConfig, Resources, SandboxConfig, Struct
 from oakum.backend.status import ContainerUser
@@ -107,3 +109,8 @@ class ImageName(Struct, frozen=True, kw_only=True):
     manifest_digest: str
     target_digest: str
     created_at_ns: int
+
+
+def plain(value: msgspec.Struct) -> dict[str, Any]:
+    """A record or status as plain JSON values."""
+    return msgspec.json.decode(msgspec.json.encode(value), type=dict[str, Any])

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines killed at any moment: whoever comes next finds a consistent world, and what ran goes on.
+
+A process of its own makes pods, containers and execs in a loop and is killed with SIGKILL after a time that
+differs from round to round; then a fresh engine recovers, and what is on the machine is compared with its rows.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from oakum.engine.engine import Engine
+from oakum.errors import AlreadyExists
+from tests.conftest import Directories
+from tests.support.engines import Lab, eventually, laboratory
+from tests.support.leaks import cgroup_mounts
+
+# What the victim does, over and over. Each call may be the one that never returns.
+VICTIM = """
+import itertools, sys
+from oakum.backend.config import *
+from oakum.engine.engine import Engine
+root, state, image, logs, only = sys.argv[1:6]
+cri = Engine(root, state).namespace("k8s.io")
+print("ready", flush=True)
+for number in itertools.count():
+    metadata = SandboxMetadata(name=f"v{number}", namespace="faults", uid=only)
+    pod = cri.run_sandbox(SandboxConfig(metadata=metadata, log_directory=f"{logs}/{only}-{number}"))
+    script = "echo begun; trap 'echo ended; exit 7' TERM; while :; do sleep 0.05; done"
+    container = cri.create_container(pod, ContainerConfig(
+        metadata=ContainerMetadata(name="c"), image=image, command=("sh", "-c", script), log_path="c.log"))
+    cri.start_container(container)
+    cri.exec_sync(container, ["true"], timeout_s=10)
+    if number % 2:
+        cri.stop_container(container, timeout_s=5)
+        cri.remove_container(container)
+        cri.stop_sandbox(pod)
+        cri.remove_sandbox(pod)
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+def victim(lab: Lab, name: str, program: str = VICTIM) -> subprocess.Popen[bytes]:
+    """A process that works on the lab's engine; it has begun."""
+    arguments = [lab.engine.root, lab.engine.state, lab.image("busybox"), lab.logs, name]
+    process = subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def check_consistent(engine: Engine) -> None:
+    """Compare what is on the machine with the rows; nothing may be there that no row explains."""
+    context = engine._context
+    store = context.store
+    sandboxes = {record.id: record for record in store.sandboxes()}
+    containers = {record.id: record for record in store.containers()}
+    assert store.unsettled() == ([], [])
+    live = {key for key, record in sandboxes.items() if record.phase == "ready"}
+    assert set(os.listdir(context.layout.pods)) <= set(sandboxes)
+    assert set(os.listdir(context.layout.sandboxes)) == set(sandboxes)
+    assert set(os.listdir(context.layout.containers)) == set(containers)
+    assert set(context.snapshotter.containers()) == set(containers)
+    assert set(context.locks.names()) <= set(sandboxes) | set(containers)
+    assert {a.sandbox_id for a in context.network.attachments()} == live
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        places = [line.split()[4] for line in file]
+    pods = context.layout.pods
+    mounted = {
+        place.removeprefix(pods + "/").split("/")[0] for place in places if place.startswith(pods + "/")
+    }
+    assert mounted <= live
+    assert not [place for place in places if place.startswith(engine.root + "/snapshots")]
+    known = set(sandboxes) | set(containers)
+    for top in cgroup_mounts():
+        for pod in _listed(f"{top}/oakum/k8s.io"):
+            if pod in sandboxes:
+                assert set(_listed(f"{top}/oakum/k8s.io/{pod}")) <= known
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return [name for name in os.listdir(directory) if len(name) == 64]
+    except FileNotFoundError:
+        return []
+
+
+def check_behaves(lab: Lab, fresh: Engine) -> None:
+    """Every container has a state that makes sense, logs, and can be stopped and removed."""
+    cri = fresh.namespace("k8s.io")
+    for status in cri.list_containers():
+        if status.state == "running":
+            assert os.path.exists(f"/proc/{status.pid}")
+            assert cri.exec_sync(status.id, ["echo", "alive"], timeout_s=10).stdout == b"alive\n"
+            eventually(lambda key=status.id: [line.data for line in cri.logs(key)][:1] == [b"begun"])
+            cri.stop_container(status.id, timeout_s=10)
+            assert cri.container_status(status.id).exit_code == 7
+            assert [line.data for line in cri.logs(status.id)] == [b"begun", b"ended"]
+        else:
+            assert status.state in ("created", "exited"), status
+        if status.state == "created":
+            cri.start_container(status.id)
+            eventually(lambda key=status.id: [line.data for line in cri.logs(key)][:1] == [b"begun"])
+    for sandbox in cri.list_sandboxes():
+        cri.remove_sandbox(sandbox.id)
+    check_consistent(fresh)
+    assert fresh._context.store.sandboxes() == ()
+
+
+@pytest.mark.timeout(900)
+def test_an_engine_killed_at_any_moment_leaves_a_world_that_converges(lab: Lab) -> None:
+    for turn in range(30):
+        process = victim(lab, f"any{turn}")
+        # Spread over the life of two pods, densely where the steps are short.
+        time.sleep(0.004 * turn + 0.001 * (turn % 7))
+        kill(process)
+        with Engine(lab.engine.root, lab.engine.state) as fresh:
+            said = fresh.recover_fully()
+            assert fresh.recover() == [], said
+            check_consistent(fresh)
+            check_behaves(lab, fresh)
+
+
+@pytest.mark.timeout(300)
+def test_the_same_call_may_simply_be_made_again(lab: Lab) -> None:
+    """What a kubelet does: it asks again, with the same names, and never calls recover itself."""
+    for turn in range(8):
+        process = victim(lab, f"again{turn}")
+        time.sleep(0.01 + 0.006 * turn)
+        kill(process)
+        with Engine(lab.engine.root, lab.engine.state) as fresh:
+            cri = fresh.namespace("k8s.io")
+            config = lab.sandbox("again")
+            for _ in range(2):
+                try:
+                    pod = cri.run_sandbox(config)
+                except AlreadyExists:
+                    continue
+                container = cri.create_container(pod, lab.container("c"))
+                cri.start_container(container)
+            for sandbox in cri.list_sandboxes():
+                cri.remove_sandbox(sandbox.id)
+            fresh.recover_fully()
+            check_consistent(fresh)
+
+
+def test_removal_cut_short_is_finished(lab: Lab) -> None:
+    program = VICTIM.replace("if number % 2:", "if True:")
+    for turn in range(8):
+        process = victim(lab, f"removal{turn}", program)
+        time.sleep(0.12 + 0.013 * turn)
+        kill(process)
+        with Engine(lab.engine.root, lab.engine.state) as fresh:
+            fresh.recover_fully()
+            check_consistent(fresh)
+            check_behaves(lab, fresh)
+
+
+def test_containers_outlive_every_engine(lab: Lab) -> None:
+    program = VICTIM + "    print(container, flush=True)\n    import time; time.sleep(60)\n"
+    process = victim(lab, "outlive", program)
+    assert process.stdout is not None
+    container = process.stdout.readline().decode().strip()
+    kill(process)
+    with Engine(lab.engine.root, lab.engine.state) as fresh:
+        assert fresh.recover() == []
+        cri = fresh.namespace("k8s.io")
+        status = cri.container_status(container)
+        assert status.state == "running"
+        assert status.started_at_ns > 0
+        os.kill(status.pid, signal.SIGTERM)
+        assert cri.wait(container, timeout_s=10).exit_code == 7
+        assert [line.data for line in cri.logs(container)] == [b"begun", b"ended"]
+        cri.remove_sandbox(status.sandbox_id)
+
+
+def test_a_start_whose_caller_died_is_found_out(lab: Lab) -> None:
+    """Set the row back as a kill between the shim's answer and our transaction would leave it."""
+    with lab.pod("found-out") as pod:
+        context = lab.engine._context
+        running = lab.started(pod, "running")
+        waiting = lab.cri.create_container(pod, lab.container("waiting"))
+        ended = lab.started(pod, "ended", "exit 3")
+        lab.cri.wait(ended, timeout_s=10)
+        for key in (running, waiting, ended):
+            row = context.store.container(key)
+            assert row is not None
+            context.store.update_container(
+                msgspec.structs.replace(row, phase="starting", pid=0, started_at_ns=0, exit=None, user=None)
+            )
+        said = lab.engine.recover()
+        assert len(said) == 3
+        assert lab.cri.container_status(running).state == "running"
+        assert lab.cri.container_status(running).pid > 0
+        assert lab.cri.container_status(waiting).state == "created"
+        assert lab.cri.container_status(ended).exit_code == 3
+        lab.cri.start_container(waiting)
+        assert lab.cri.container_status(waiting).state == "running"
+        assert lab.engine.recover() == []
+
+
+def test_after_a_reboot_everything_has_ended(lab: Lab, tmp_path: Path) -> None:
+    """A reboot takes the state directory and every process; the rows and the exit records stay."""
+    pod = lab.cri.run_sandbox(lab.sandbox("reboot"))
+    container = lab.started(pod)
+    status = lab.cri.sandbox_status(pod)
+    context = lab.engine._context
+    row = context.store.sandbox(pod)
+    assert row is not None
+    os.kill(status.shim_pid, signal.SIGKILL)
+    eventually(lambda: not os.path.exists(f"/proc/{status.shim_pid}"))
+    context.store.update_sandbox(
+        msgspec.structs.replace(row, boot_id="the boot before", shim_pid=os.getpid())
+    )
+    assert lab.cri.sandbox_status(pod).state == "not_ready"
+    assert any("shim is gone" in line for line in lab.engine.recover())
+    assert lab.cri.container_status(container).exit_code == 255
+    assert pod not in {a.sandbox_id for a in context.network.attachments()}
+    lab.cri.remove_sandbox(pod)
+
+
+def test_two_engines_recover_beside_each_other_and_beside_work(lab: Lab) -> None:
+    process = victim(lab, "beside")
+    try:
+        deadline = time.monotonic() + 3
+        with (
+            Engine(lab.engine.root, lab.engine.state) as one,
+            Engine(lab.engine.root, lab.engine.state) as two,
+        ):
+            while time.monotonic() < deadline:
+                one.recover_fully()
+                two.recover()
+                assert process.poll() is None  # nobody took anything from the one who works
+    finally:
+        kill(process)
+    with Engine(lab.engine.root, lab.engine.state) as fresh:
+        fresh.recover_fully()
+        check_behaves(lab, fresh)
