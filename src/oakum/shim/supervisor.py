@@ -173,8 +173,9 @@ class Supervisor:
         connection = self._admit(first)
         connection.answer({"pid": os.getpid()})
         if not connection.open:
-            # Who asked has gone, and nobody else knows that this sandbox was made.
-            self._begin_shutdown()
+            # Who asked has gone, and nobody else knows that this sandbox was made. In the loop: it must be running
+            # to be stopped.
+            self._loop.later(0, self._begin_shutdown)
         self._loop.run()
         for open_connection in list(self._connections):
             open_connection.close()
