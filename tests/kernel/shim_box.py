@@ -81,7 +81,7 @@ class Box:
                 "args": args,
                 "env": ["PATH=/bin", "FROM=container"],
                 "cwd": "/",
-                "capabilities": {k: capabilities for k in ("bounding", "effective", "permitted")},
+                "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
                 **(process or {}),
             },
             "mounts": MOUNTS,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-Callback = Callable[[], None]
+Callback = Callable[[], object]
 
 _READ: Final = selectors.EVENT_READ
 _WRITE: Final = selectors.EVENT_WRITE

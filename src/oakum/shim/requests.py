@@ -40,14 +40,13 @@ class SandboxRequest(NamedTuple):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SandboxRequest:
         """The request that `to_dict` described."""
-        return cls(
-            **{
-                **data,
-                "create_namespaces": tuple(data["create_namespaces"]),
-                "uid_mappings": tuple(data["uid_mappings"]),
-                "gid_mappings": tuple(data["gid_mappings"]),
-            }
-        )
+        values: dict[str, Any] = {
+            **data,
+            "create_namespaces": tuple(data["create_namespaces"]),
+            "uid_mappings": tuple(data["uid_mappings"]),
+            "gid_mappings": tuple(data["gid_mappings"]),
+        }
+        return cls(**values)
 
 
 class ContainerRequest(NamedTuple):
@@ -80,13 +79,12 @@ class ContainerRequest(NamedTuple):
     def from_dict(cls, data: dict[str, Any]) -> ContainerRequest:
         """The request that `to_dict` described."""
         rootfs = data["rootfs"]
-        return cls(
-            **{
-                **data,
-                "rootfs": RootfsSource.from_dict(rootfs) if rootfs else None,
-                "extra_groups": tuple(data["extra_groups"]),
-            }
-        )
+        values: dict[str, Any] = {
+            **data,
+            "rootfs": RootfsSource.from_dict(rootfs) if rootfs else None,
+            "extra_groups": tuple(data["extra_groups"]),
+        }
+        return cls(**values)
 
 
 class ExecRequest(NamedTuple):
@@ -112,7 +110,8 @@ class ExecRequest(NamedTuple):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ExecRequest:
         """The request that `to_dict` described."""
-        return cls(**{**data, "extra_groups": tuple(data["extra_groups"])})
+        values: dict[str, Any] = {**data, "extra_groups": tuple(data["extra_groups"])}
+        return cls(**values)
 
 
 class Created(NamedTuple):
@@ -132,7 +131,12 @@ class Created(NamedTuple):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Created:
         """The answer that `to_dict` described."""
-        return cls(**{**data, "groups": tuple(data["groups"]), "warnings": tuple(data["warnings"])})
+        values: dict[str, Any] = {
+            **data,
+            "groups": tuple(data["groups"]),
+            "warnings": tuple(data["warnings"]),
+        }
+        return cls(**values)
 
 
 class ContainerState(NamedTuple):

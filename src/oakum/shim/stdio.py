@@ -178,7 +178,7 @@ class Stdio:
         for kind, fd in self._outputs.items():
             self._loop.watch(fd.fileno(), read=None if paused else self._reader(kind))
 
-    def _reader(self, kind: int) -> Callable[[], None]:
+    def _reader(self, kind: int) -> Callable[[], object]:
         return lambda: self._read_once(kind)
 
     def _read_once(self, kind: int) -> bool:

@@ -50,7 +50,7 @@ class World:
         def run() -> None:
             try:
                 job()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - handed to the test, on its own thread
                 failure.append(error)
             finally:
                 done.set()

@@ -153,10 +153,12 @@ def test_a_client_that_floods_while_it_is_served_is_cut_off() -> None:
     served.say(op="wait")
     served.turn(0.01)
     served.client.setblocking(False)
-    with pytest.raises((BrokenPipeError, BlockingIOError)):
-        for _ in range(200):
+    for _ in range(200):
+        try:
             served.client.send(b"x" * 65536)
-            served.turn(0.001)
+        except (BrokenPipeError, BlockingIOError):
+            break
+        served.turn(0.001)
     assert not served.connection.open
     served.end()
 
@@ -194,6 +196,6 @@ def test_the_callers_side_of_a_call() -> None:
         sockets.send_frame(right, wire.encode_error(FailedPrecondition("do", "it", "not now", hint="later")))
         with pytest.raises(FailedPrecondition, match=r"do it: not now \(later\)"):
             wire.call(left, {"op": "op"}, timeout_s=1, peer="p")
+        sockets.send_frame(right, b"nonsense")
         with pytest.raises(InvalidArgument):
-            sockets.send_frame(right, b"nonsense")
             wire.call(left, {"op": "op"}, timeout_s=1, peer="p")
