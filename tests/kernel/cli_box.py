@@ -120,11 +120,13 @@ class Box:
             self.argv(*arguments), input=stdin, capture_output=True, timeout=TIMEOUT_S, check=False, **options
         )
 
-    def start(self, *arguments: str, **options) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a command with pipes."""
         return subprocess.Popen(
             self.argv(*arguments),
-            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     @contextmanager

@@ -11,8 +11,8 @@ import sys
 import click
 import pytest
 
+from oakum.cli.app import COMMANDS, cli, invoke
 from oakum.cli.lazy import LazyGroup, TeachingCommand
-from oakum.cli.main import COMMANDS, cli, invoke
 from oakum.cli.report import EXIT_BUG, render, report, report_bug, run_exit_code
 from oakum.errors import (
     AlreadyExists,
@@ -70,7 +70,7 @@ def test_every_command_of_the_table_is_there_and_explains_itself() -> None:
 
 def test_help_lists_every_command_without_importing_one() -> None:
     script = (
-        "import sys; from oakum.cli.main import invoke; invoke(['--help']); "
+        "import sys; from oakum.cli.app import invoke; invoke(['--help']); "
         "print([m for m in sys.modules if m.startswith('oakum.') and m.count('.') > 1], file=sys.stderr)"
     )
     done = subprocess.run(
@@ -80,7 +80,7 @@ def test_help_lists_every_command_without_importing_one() -> None:
         assert f"\n  {name} " in done.stdout
     loaded = set(json.loads(done.stderr.strip().splitlines()[-1].replace("'", '"')))
     assert loaded == {
-        "oakum.cli.main",
+        "oakum.cli.app",
         "oakum.cli.lazy",
         "oakum.cli.report",
         "oakum.cli.session",
@@ -89,7 +89,7 @@ def test_help_lists_every_command_without_importing_one() -> None:
 
 
 def test_the_fast_path_imports_nothing_heavy() -> None:
-    script = "import sys, oakum.cli.main, oakum.cli.run, oakum.engine.engine; print('\\n'.join(sys.modules))"
+    script = "import sys, oakum.cli.main, oakum.cli.app, oakum.cli.run, oakum.engine.engine; print('\\n'.join(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )

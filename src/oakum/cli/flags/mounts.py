@@ -23,7 +23,7 @@ _PROPAGATION: Final[dict[str, Propagation]] = {
 _FLAGS: Final = frozenset(["nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime"])
 _IGNORED: Final = frozenset(["rw", "nocopy", "consistent", "cached", "delegated", "bind", "rbind"])
 # as docker has it: a scratch area for everybody that nothing is run from, unless said otherwise
-_TMPFS_USUAL: Final = ("nosuid", "nodev", "noexec", "mode=1777")
+_TMPFS_USUAL: Final[tuple[str, ...]] = ("nosuid", "nodev", "noexec", "mode=1777")
 _TMPFS_KEYS: Final = frozenset(["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks"])
 
 
@@ -122,7 +122,7 @@ def parse_tmpfs(text: str) -> Mount:
     """
     path, _, words = text.partition(":")
     target = _inside("--tmpfs", text, path)
-    options = dict.fromkeys(_TMPFS_USUAL)
+    options: dict[str, None] = {word: None for word in _TMPFS_USUAL}  # an ordered set
     for word in filter(None, words.split(",")):
         key, equals, value = word.partition("=")
         known = key in _TMPFS_KEYS and value.isascii() and value.isalnum() if equals else word in _FLAGS
