@@ -122,7 +122,7 @@ def parse_tmpfs(text: str) -> Mount:
     """
     path, _, words = text.partition(":")
     target = _inside("--tmpfs", text, path)
-    options: dict[str, None] = {word: None for word in _TMPFS_USUAL}  # an ordered set
+    options = list(_TMPFS_USUAL)
     for word in filter(None, words.split(",")):
         key, equals, value = word.partition("=")
         known = key in _TMPFS_KEYS and value.isascii() and value.isalnum() if equals else word in _FLAGS
@@ -133,12 +133,11 @@ def parse_tmpfs(text: str) -> Mount:
                 f"unknown option {word!r}",
                 hint="try size=64m, mode=1777, ro or noexec",
             )
-        if key == "mode":
-            options.pop("mode=1777", None)
-        if f"no{word}" in _TMPFS_USUAL:
-            options.pop(f"no{word}", None)
-        elif word not in ("ro", "rw"):
-            options[word] = None
+        replaced = "mode=1777" if key == "mode" else f"no{word}"
+        if replaced in options:
+            options.remove(replaced)
+        if word not in ("ro", "rw", *options) and f"no{word}" not in _TMPFS_USUAL:
+            options.append(word)
     readonly = "ro" in words.split(",")
     return Mount(container_path=target, tmpfs=True, readonly=readonly, options=tuple(options))
 
