@@ -122,7 +122,7 @@ def parse_tmpfs(text: str) -> Mount:
     """
     path, _, words = text.partition(":")
     target = _inside("--tmpfs", text, path)
-    options = list(_TMPFS_USUAL)
+    options: list[str] = [*_TMPFS_USUAL]
     for word in filter(None, words.split(",")):
         key, equals, value = word.partition("=")
         known = key in _TMPFS_KEYS and value.isascii() and value.isalnum() if equals else word in _FLAGS
