@@ -11,6 +11,7 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -117,6 +118,7 @@ class Supervisor:
         self._ended = False
         self._operations: dict[str, Callable[[Connection, dict[str, Any], list[int]], None]] = {
             "ping": self._ping,
+            "modules": self._modules,
             "create": self._create,
             "start": self._start,
             "create_and_start": self._create_and_start,
@@ -266,6 +268,9 @@ class Supervisor:
 
     def _ping(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
         connection.answer({"pid": os.getpid()})
+
+    def _modules(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
+        connection.answer(sorted(sys.modules))
 
     def _make_container(self, connection: Connection, request: dict[str, Any]) -> Container:
         wanted = ContainerRequest.from_dict(request["container"])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The zygote: a small warm interpreter that forks a shim for each sandbox and does nothing else.
 
-It answers "ping", "hold" (stay while the connection lasts), "quit", and "spawn": it forks at once, and the CHILD answers on
+It answers "ping", "modules" (what is imported), "hold" (stay while the connection lasts), "quit", and "spawn": it forks at once, and the CHILD answers on
 that connection when the sandbox is ready, so that many spawns run side by side. It ends when it was idle for
 a while and nobody holds it, when its socket is not its own any more, or when newer code asks it to spawn.
 Owns STATE/zygote.sock while it lives; no state beyond that.
@@ -14,6 +14,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import time
 from typing import Any, Final
 
@@ -100,6 +101,8 @@ class Zygote:
         operation = request.get("op")
         if operation in ("ping", "hold"):
             connection.answer({"pid": os.getpid()})
+        elif operation == "modules":
+            connection.answer(sorted(sys.modules))
         elif operation == "spawn":
             self._spawn(connection, request)
         elif operation == "quit":
