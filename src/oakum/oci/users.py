@@ -106,12 +106,13 @@ def resolve(
             raise _unknown("user", user_text)
         entry = PasswdEntry("", uid, 0, "")
     gid = _find_group(group_text, group) if group_text else entry.gid
-    groups: list[int] = []
+    # The primary group is a supplementary one too: else a process could leave it behind with setgid and get past
+    # files that deny that group.
+    groups = [gid]
     if entry.name and not strict_groups:
         groups += [g.gid for g in group if entry.name in g.members]
     groups += extra_groups
-    unique = tuple(dict.fromkeys(g for g in groups))
-    return Identity(entry.uid, gid, unique, entry.home, entry.name)
+    return Identity(entry.uid, gid, tuple(dict.fromkeys(groups)), entry.home, entry.name)
 
 
 def home_of(root_fd: int, uid: int) -> str:

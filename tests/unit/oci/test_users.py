@@ -29,15 +29,15 @@ GROUP = [
 @pytest.mark.parametrize(
     ("text", "uid", "gid", "groups", "home"),
     [
-        ("", 0, 0, (26,), "/root"),
-        ("web", 33, 33, (44, 26), "/var/www"),
-        ("33", 33, 33, (44, 26), "/var/www"),
+        ("", 0, 0, (0, 26), "/root"),
+        ("web", 33, 33, (33, 44, 26), "/var/www"),
+        ("33", 33, 33, (33, 44, 26), "/var/www"),
         ("web:logs", 33, 44, (44, 26), "/var/www"),
-        ("web:999", 33, 999, (44, 26), "/var/www"),
-        ("999", 999, 0, (), ""),
-        ("999:logs", 999, 44, (), ""),
-        (":logs", 0, 44, (26,), "/root"),
-        ("1234", 7, 8, (), "/odd"),  # a name that looks like a number is a name
+        ("web:999", 33, 999, (999, 44, 26), "/var/www"),
+        ("999", 999, 0, (0,), ""),
+        ("999:logs", 999, 44, (44,), ""),
+        (":logs", 0, 44, (44, 26), "/root"),
+        ("1234", 7, 8, (8,), "/odd"),  # a name that looks like a number is a name
     ],
 )
 def test_the_forms_a_user_can_be_written_in(
@@ -48,8 +48,8 @@ def test_the_forms_a_user_can_be_written_in(
 
 
 def test_extra_groups_are_added_once_and_strict_leaves_the_images_out() -> None:
-    assert resolve("web", PASSWD, GROUP, extra_groups=(44, 5, 5)).groups == (44, 26, 5)
-    assert resolve("web", PASSWD, GROUP, extra_groups=(5,), strict_groups=True).groups == (5,)
+    assert resolve("web", PASSWD, GROUP, extra_groups=(44, 5, 5)).groups == (33, 44, 26, 5)
+    assert resolve("web", PASSWD, GROUP, extra_groups=(5,), strict_groups=True).groups == (33, 5)
 
 
 @pytest.mark.parametrize("text", ["nobody-here", "web:nothing", "0x10", "٣"])
