@@ -19,7 +19,7 @@ from oakum.engine.containers import Containers
 from oakum.engine.context import Context
 from oakum.engine.spec import capabilities, process
 from oakum.engine.store.records import ContainerRecord
-from oakum.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
+from oakum.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SystemFailure
 
 if TYPE_CHECKING:
     from oakum.shim.client import Exec, ShimClient
@@ -71,6 +71,11 @@ class Execs:
         client = ShimClient.connect(self._context.layout.pod(record.sandbox_id))
         try:
             return _owning(client, client.exec(record.id, request, stdio))
+        except SystemFailure as error:
+            client.close()
+            # It may have ended between our look and the call: then that is what went wrong.
+            self._containers.running(record.id, "exec")
+            raise error from None
         except BaseException:  # the connection is of no use to anybody; it goes on upwards
             client.close()
             raise
