@@ -322,7 +322,8 @@ class Story:
             )
 
     def close(self) -> None:
-        """End what still runs, after a failure too."""
+        """End what still runs, after a failure too; a second Ctrl-C must not stop it halfway."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.kubelet.close()
         if self.server is not None:
             end_process(self.server)

@@ -28,31 +28,32 @@ def heading(title: str, why: str = "") -> None:
 
 def command(line: str) -> None:
     """Show a command as the user would type it."""
-    console.print(Text("$ ", style="bold green") + Text(line, style="bold"))
+    console.print(Text.assemble(("$ ", "bold green"), (line, "bold")))
 
 
 def output(text: str, *, limit: int = 12) -> None:
     """Show what a command wrote."""
     lines = text.rstrip("\n").split("\n")
     for line in lines[:limit]:
-        console.print(Text("  " + line))
+        fits = not console.is_terminal or len(line) + 2 <= console.width
+        console.print(Text("  " + (line if fits else line[: console.width - 3] + "…")))
     if len(lines) > limit:
         console.print(Text(f"  ... {len(lines) - limit} more lines", style="dim"))
 
 
 def fact(name: str, value: object) -> None:
     """Show one fact."""
-    console.print(Text(f"  {name:<22}", style="dim") + Text(str(value)))
+    console.print(Text.assemble((f"  {name:<22}", "dim"), str(value)))
 
 
 def good(text: str) -> None:
     """Show something that was checked and holds."""
-    console.print(Text("  ✔ ", style="bold green") + Text(text))
+    console.print(Text.assemble(("  ✔ ", "bold green"), text))
 
 
 def bad(text: str) -> None:
     """Show something that does not hold."""
-    console.print(Text("  ✘ ", style="bold red") + Text(text))
+    console.print(Text.assemble(("  ✘ ", "bold red"), text))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
