@@ -363,8 +363,8 @@ def test_a_pushed_image_is_what_skopeo_reads_and_is_mounted_from_its_neighbour(
     image = host.pull(f"{registry.address}/origin:1")
     stages: list[tuple[str, str]] = []
 
-    def watch(blob: str, stage: str, done: int, total: int) -> None:
-        stages.append((blob, stage))
+    def watch(digest: str, stage: str, done_bytes: int, total_bytes: int) -> None:
+        stages.append((digest, stage))
 
     target = parse_reference(f"{registry.address}/team/copy:2")
     push(target, image.target_digest, content=host.content, mount_from=["origin"], progress=watch)

@@ -113,7 +113,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: _Server  # type: ignore[assignment]
 
     def do_GET(self) -> None:
         registry = self.server.registry
@@ -138,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class says so
         """Requests are kept in `seen`."""
 
     def _content(self, path: str, fault: Fault) -> None:
