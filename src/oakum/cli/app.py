@@ -23,8 +23,9 @@ from oakum.cli.report import (
     say,
 )
 from oakum.cli.session import CONTEXT_SETTINGS, Session
-from oakum.errors import OakumError
+from oakum.errors import OakumError, SystemFailure
 
+DEBUG_VARIABLE: Final = "OAKUM_DEBUG"
 _RUN: Final = "Run and look"
 _LIFE: Final = "Life of a container"
 _NOUNS: Final = "Other objects"
@@ -135,6 +136,14 @@ def invoke(arguments: list[str] | None = None) -> int:
         # our reader has seen enough; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        # the machine, not us: a full disk, a closed file, no memory
+        if os.environ.get(DEBUG_VARIABLE):
+            return report_bug(error)
+        hint = f"{DEBUG_VARIABLE}=1 shows where"
+        return report(
+            SystemFailure.from_os_error(error, "call the system", hint=hint), as_json=session.as_json
+        )
     except Exception as error:  # noqa: BLE001 - the edge of the process: a bug is said, never lost
         return report_bug(error)
     finally:

@@ -158,7 +158,7 @@ def check_nftables() -> Check:
             tables.query("list tables", operation="list nftables")
     except OakumError as error:
         return Check(
-            "nftables", "fail", error.brief, error.hint or "apt-get install libnftables1 (or nftables)"
+            "nftables", "fail", error.brief, error.hint or "run it as root, on a kernel with nf_tables"
         )
     return Check("nftables", "ok", "libnftables answers")
 

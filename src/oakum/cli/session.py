@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 import click
+
+from oakum.errors import PermissionDenied
 
 if TYPE_CHECKING:
     from oakum.engine.engine import Engine, Namespace
@@ -42,8 +45,19 @@ class Session:
 
     @property
     def engine(self) -> Engine:
-        """The engine, opened at the first use; what killed processes left half done is settled first."""
+        """The engine, opened at the first use; what killed processes left half done is settled first.
+
+        Raises:
+            PermissionDenied: we are not root.
+        """
         if self._engine is None:
+            if os.geteuid() != 0:
+                raise PermissionDenied(
+                    "open",
+                    self.root,
+                    f"user {os.geteuid()} is not root",
+                    hint="run it as root; rootless is not supported yet",
+                )
             # `oakum --help` and shell completion must not pay for it
             from oakum.engine.engine import Engine
 

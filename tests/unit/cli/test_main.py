@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -225,3 +226,24 @@ def test_an_exception_of_no_ours_is_a_bug(monkeypatch, capsys) -> None:
     monkeypatch.setattr(cli, "main", broken)
     assert invoke([]) == EXIT_BUG
     assert "planted" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_bug_of_ours(monkeypatch, capsys) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/var/lib/oakum/meta.db")
+
+    monkeypatch.setattr(cli, "main", full)
+    assert invoke([]) == 1
+    said = capsys.readouterr().err
+    assert "/var/lib/oakum/meta.db: No space left on device (ENOSPC)" in said
+    assert "Traceback" not in said
+    monkeypatch.setenv("OAKUM_DEBUG", "1")
+    assert invoke([]) == EXIT_BUG
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_who_is_not_root_is_told_so(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    assert invoke(["--root", str(tmp_path / "r"), "--state", str(tmp_path / "s"), "ps"]) == 1
+    assert "is not root" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
