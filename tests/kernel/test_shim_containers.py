@@ -125,8 +125,10 @@ def test_commands_that_cannot_run(box: Box) -> None:
     assert [s.container_id for s in box.shim.containers() if s.state != "exited"] == ["c3"]
 
 
-def test_stop_is_a_signal_then_a_kill_of_all_and_a_second_stop_joins(box: Box) -> None:
-    box.sh("polite", "trap 'exit 7' TERM; while :; do sleep 0.05; done")
+def test_stop_is_a_signal_then_a_kill_of_all_and_a_second_stop_joins(box: Box, tmp_path) -> None:
+    log = str(tmp_path / "0.log")
+    box.sh("polite", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done", log_path=log)
+    eventually(lambda: read_log(log) == "ready\n", "the trap is set")
     assert box.shim.stop("polite", 15, 10).exit_code == 7
     assert box.shim.stop("polite", 15, 10).exit_code == 7
     box.sh("deaf", "trap '' TERM; sleep 1000 & sleep 1000 & wait; sleep 1000")

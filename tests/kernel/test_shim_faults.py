@@ -276,7 +276,7 @@ def test_a_spawn_into_the_directory_of_a_killed_shim_works(directories: Director
 
 
 def test_signals_meant_for_daemons_do_not_end_a_shim_but_reach_no_container(box: Box) -> None:
-    box.sh("c1", "sleep 100")
+    box.run("c1", "sleep", "100")
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         os.kill(box.pid, number)
     with open(f"/proc/{box.shim.containers()[0].pid}/status", encoding="ascii") as file:

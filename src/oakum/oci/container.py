@@ -260,6 +260,7 @@ def create(request: CreateRequest) -> InitProcess:
             ),
             mapped_by_parent="user" in plan.create,
             has_cgroup=bool(cgroup_path),
+            in_user_namespace=user_namespace,
             opened=None,
         )
         if user_namespace or plan.has_id_maps:
@@ -354,6 +355,10 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentag
         job = job._replace(unshare_kinds=tuple(kind for kind in kinds if kind != "pid"))
         kinds = [kind for kind in kinds if kind == "pid"]
     job = job._replace(join_fds=tuple((kind, fd) for kind, fd in _ordered(job.join_fds) if kind != "pid"))
+    # A new PID namespace too has to belong to the user namespace that is joined: /proc could not be mounted else.
+    joined_first = job.join_fds if joins_user and "pid" in kinds else ()
+    if joined_first:
+        job = job._replace(join_fds=())
 
     def body() -> None:
         ours.close()
@@ -363,7 +368,8 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentag
         birthplace = _birthplace(group, resources) if group is not None else None
         with birthplace or _Nothing():
             cgroup_fd = birthplace.fileno() if birthplace is not None else None
-            pid, pidfd = _clone(ns.flags_of(kinds) | parentage, pid_fd, guard(theirs, body), cgroup_fd)
+            clone = _clone if not joined_first else _clone_after_joining(joined_first)
+            pid, pidfd = clone(ns.flags_of(kinds) | parentage, pid_fd, guard(theirs, body), cgroup_fd)
     except OakumError:
         ours.close()
         raise
@@ -447,6 +453,45 @@ def _clone(
                 ns.setns(own.fileno(), ns.CLONE_NEWPID, target="own pid namespace")
     assert pid.pidfd is not None
     return int(pid), pid.pidfd
+
+
+def _clone_after_joining(
+    join_fds: tuple[tuple[str, int], ...],
+) -> Callable[[int, int | None, Callable[[], int], int | None], tuple[int, Fd]]:
+    """`_clone` from a helper that has joined namespaces, which this process must not: it needs the host's rights."""
+
+    def clone(
+        flags: int, pid_namespace_fd: int | None, body: Callable[[], int], cgroup_fd: int | None
+    ) -> tuple[int, Fd]:
+        ours, theirs = Channel.pair()
+
+        def help_out() -> None:
+            ours.close()
+            for kind, fd in join_fds:
+                try:
+                    ns.setns(fd, ns.FLAGS[kind])
+                except OSError as failure:
+                    raise SystemFailure.from_os_error(failure, "setns", f"{kind} namespace") from failure
+            pid, pidfd = _clone(flags | proc.CLONE_PARENT, pid_namespace_fd, body, cgroup_fd)
+            with pidfd:
+                theirs.send("cloned", {"pid": pid}, (pidfd.fileno(),))
+
+        try:
+            helper, helper_fd = _clone(flags & proc.CLONE_PARENT, None, guard(theirs, help_out), None)
+        finally:
+            theirs.close()
+        with helper_fd:
+            message = ours.receive()
+            ours.close()
+            if not flags & proc.CLONE_PARENT:
+                os.waitpid(helper, 0)
+        if message is None:
+            raise SystemFailure("clone", "container process", "the helper was killed")
+        if message.kind == "error":
+            raise from_dict(message.body["error"])
+        return int(message.body["pid"]), message.fds[0]
+
+    return clone
 
 
 def _ordered(join_fds: tuple[tuple[str, int], ...]) -> list[tuple[str, int]]:

@@ -33,6 +33,7 @@ class InitJob(NamedTuple):
     handover: Handover
     mapped_by_parent: bool
     has_cgroup: bool
+    in_user_namespace: bool
     opened: tuple[Fd, dict[int, Fd]] | None
 
 
@@ -81,7 +82,7 @@ def _enter_namespaces(job: InitJob, channel: Channel) -> None:
         unshare(flags_of(list(job.unshare_kinds)))
     if job.mapped_by_parent:
         die_unless(channel.receive(), "mapped")
-    if job.handover.credentials and (job.mapped_by_parent or any(kind == "user" for kind, _ in job.join_fds)):
+    if job.handover.credentials and (job.in_user_namespace):
         # Root of the new user namespace, so that what is made here belongs to it.
         os.setgroups(())
         os.setresgid(0, 0, 0)
@@ -101,7 +102,7 @@ def _build_root(job: InitJob, cgroup: _CgroupGate) -> tuple[Fd, Fd] | None:
     """Mount everything and pivot; the console's master and slave when the process has a terminal."""
     plan = job.plan
     root, sources = job.opened or (None, rootfs.open_sources(plan))
-    user_namespace = job.mapped_by_parent or any(kind == "user" for kind, _ in job.join_fds)
+    user_namespace = job.in_user_namespace
     try:
         # From here on nothing done to the host's mounts leaves this namespace; what the host does still comes in.
         m.set_propagation("/", m.MS_SLAVE | m.MS_REC)

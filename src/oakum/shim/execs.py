@@ -212,17 +212,16 @@ class Execs:
         tree = parent.layout.unified if parent is not None else None
         return ExecGroup(parent, tree, exec_id) if parent is not None and tree is not None else None
 
-    def waiters(self, exec_id: str) -> Over:
-        """The exec's end, to wait for; once told, the record is forgotten."""
-        entry = self._execs[exec_id]
+    def over(self, exec_id: str) -> Over:
+        """The exec's end, to wait for."""
+        return self._execs[exec_id].over
 
-        def fetched(_record: exits.ExitRecord) -> None:
+    def fetched(self, exec_id: str) -> None:
+        """A client has the record: it need not be kept."""
+        entry = self._execs.get(exec_id)
+        if entry is not None:
             entry.fetched = True
             self._forget_if_over(exec_id)
-
-        # The one who waits adds itself right after this, and is told first when it is over already.
-        self._loop.later(0, lambda: entry.over.add(fetched))
-        return entry.over
 
     def kill(self, exec_id: str, number: int) -> None:
         """SIGKILL: the whole tree, also when the process itself has ended; else a signal to the process only."""

@@ -349,8 +349,14 @@ class Supervisor:
         raise NotFound(str(request["op"]), f"exec {request['exec_id']}", "the shim does not know it")
 
     def _wait_exec(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
-        over = self._exec_owner(request).execs.waiters(str(request["exec_id"]))
-        answer_when_over(self._loop, connection, over, float(request["timeout_s"]))
+        exec_id, execs = str(request["exec_id"]), self._exec_owner(request).execs
+        answer_when_over(
+            self._loop,
+            connection,
+            execs.over(exec_id),
+            float(request["timeout_s"]),
+            delivered=lambda: execs.fetched(exec_id),
+        )
 
     def _kill_exec(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
         try:

@@ -41,14 +41,25 @@ class Over:
             self._waiters.remove(waiter)
 
 
-def answer_when_over(loop: Loop, connection: Connection, over: Over, timeout_s: float | None) -> None:
-    """Answer a client with the record when there is one, or fail with DeadlineExceeded after `timeout_s`."""
+def answer_when_over(
+    loop: Loop,
+    connection: Connection,
+    over: Over,
+    timeout_s: float | None,
+    delivered: Callable[[], None] | None = None,
+) -> None:
+    """Answer a client with the record when there is one, or fail with DeadlineExceeded after `timeout_s`.
+
+    `delivered` is called when the record was sent to a client that was still there.
+    """
     timer: Timer | None = None
 
     def told(record: ExitRecord) -> None:
         if timer is not None:
             timer.cancel()
         connection.answer(record.to_dict())
+        if delivered is not None and connection.open:
+            delivered()
 
     def late() -> None:
         over.discard(told)
