@@ -18,9 +18,8 @@ from oakum.backend.config import ContainerConfig, Resources
 from oakum.engine import host, pods, volumes
 from oakum.engine.context import Context
 from oakum.engine.sandboxes import hostname
-from oakum.engine.seccomp.compiler import compiled
-from oakum.engine.seccomp.default import default_profile
-from oakum.engine.seccomp.profile import Profile, parse
+from oakum.engine.seccomp.compiler import compiled, compiled_default
+from oakum.engine.seccomp.profile import parse
 from oakum.engine.spec import builder, capabilities
 from oakum.engine.spec.devices import Node
 from oakum.engine.spec.mounts import clean
@@ -212,23 +211,17 @@ def seccomp_program(context: Context, sandbox: SandboxRecord, config: ContainerC
     Raises:
         NotFound, InvalidArgument: its profile file is missing or is none.
     """
-    profile = _seccomp_profile(sandbox, config)
-    if profile is None:
-        return ""
-    return b64encode(compiled(profile, context.layout.seccomp_cache, host.machine())).decode()
-
-
-def _seccomp_profile(sandbox: SandboxRecord, config: ContainerConfig) -> Profile | None:
     said = config.seccomp
     if config.privileged or (said is not None and said.kind == "unconfined"):
-        return None
+        return ""
     if said is None and sandbox.config.owner != "container":
-        return None
+        return ""
     chosen = capabilities.effective(
         config.add_capabilities, config.drop_capabilities, privileged=False, known=host.known_capabilities()
     )
+    cache, machine = context.layout.seccomp_cache, host.machine()
     if said is None or said.kind == "runtime_default":
-        return default_profile(machine=host.machine(), capabilities=chosen)
+        return b64encode(compiled_default(chosen, cache, machine)).decode()
     path = said.localhost_ref.removeprefix("localhost/")
     if not path.startswith("/"):
         raise InvalidArgument("read seccomp profile", repr(path), "a profile's path is absolute")
@@ -237,9 +230,8 @@ def _seccomp_profile(sandbox: SandboxRecord, config: ContainerConfig) -> Profile
             text = file.read(_PROFILE_MAX)
     except OSError as error:
         raise NotFound("read seccomp profile", path, error.strerror or str(error)) from error
-    return parse(
-        text, subject=path, machine=host.machine(), capabilities=chosen, kernel=host.kernel_version()
-    )
+    profile = parse(text, subject=path, machine=machine, capabilities=chosen, kernel=host.kernel_version())
+    return b64encode(compiled(profile, cache, machine)).decode()
 
 
 def shim_request(context: Context, sandbox: SandboxRecord, record: ContainerRecord) -> ContainerRequest:

@@ -9,6 +9,7 @@ with another `Engine` on the same directories, carries on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from oakum.backend.config import AuthConfig, ContainerConfig, Resources, SandboxConfig
@@ -27,18 +28,18 @@ from oakum.backend.status import (
 )
 from oakum.engine.containers import Containers
 from oakum.engine.context import Context
-from oakum.engine.execs import Execs
 from oakum.engine.images import Images
 from oakum.engine.logs import LogLine
 from oakum.engine.namespaces import Namespaces
 from oakum.engine.sandboxes import Sandboxes
-from oakum.engine.stats import Statistics
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
 from oakum.model.exits import ExitRecord
 
 if TYPE_CHECKING:
     import socket
 
+    from oakum.engine.execs import Execs
+    from oakum.engine.stats import Statistics
     from oakum.images.config import ImageConfig
     from oakum.shim.client import Exec
 
@@ -61,8 +62,18 @@ class Namespace:
         self._images = Images(context, name)
         self._sandboxes = Sandboxes(context, name)
         self._containers = Containers(context, name, self._sandboxes, self._images)
-        self._execs = Execs(context, self._containers)
-        self._statistics = Statistics(context, self._sandboxes, self._containers)
+
+    @cached_property
+    def _execs(self) -> Execs:
+        from oakum.engine.execs import Execs  # as the statistics: most calls of a command line need neither
+
+        return Execs(self._context, self._containers)
+
+    @cached_property
+    def _statistics(self) -> Statistics:
+        from oakum.engine.stats import Statistics
+
+        return Statistics(self._context, self._sandboxes, self._containers)
 
     # RuntimeBackend: health
 

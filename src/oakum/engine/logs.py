@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-from calendar import timegm
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -58,7 +57,7 @@ def parse_time(text: bytes) -> int | None:
         year, month, day, hour, minute, second = (int(number) for number in numbers)
         if not (1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
             return None
-        seconds = timegm((year, month, day, hour, minute, second))
+        seconds = _days(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
         rest = text[19:]
         nanoseconds = 0
         if rest[:1] == b".":
@@ -71,6 +70,14 @@ def parse_time(text: bytes) -> int | None:
         return None if offset is None else (seconds - offset) * 1_000_000_000 + nanoseconds
     except ValueError:
         return None
+
+
+def _days(year: int, month: int, day: int) -> int:
+    """Days from 1970 to a date of the Gregorian calendar (the standard library's way loads 8 ms of modules)."""
+    year -= month <= 2
+    era, of_era = divmod(year, 400)
+    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
+    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
 
 
 def _offset_s(zone: bytes) -> int | None:

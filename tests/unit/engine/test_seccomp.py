@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oakum.engine import host
-from oakum.engine.seccomp.compiler import compile_profile, compiled
+from oakum.engine.seccomp.compiler import compile_profile, compiled, compiled_default
 from oakum.engine.seccomp.default import default_profile
 from oakum.engine.seccomp.profile import MACHINE_ARCH, Profile, Rule, parse
 from oakum.engine.spec import capabilities
@@ -248,3 +248,14 @@ def test_a_program_is_compiled_once_and_a_damaged_cache_is_not_believed(tmp_path
 def test_an_unknown_architecture_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="SCMP_ARCH_NONE"):
         compile_profile(Profile("SCMP_ACT_ALLOW", 1, ("SCMP_ARCH_NONE",), ()))
+
+
+def test_the_default_program_depends_on_the_capabilities(tmp_path: Path) -> None:
+    usual = compiled_default(capabilities.DEFAULT, str(tmp_path), host.machine())
+    more = compiled_default([*capabilities.DEFAULT, "CAP_SYS_ADMIN"], str(tmp_path), host.machine())
+    assert usual != more
+    assert usual == compile_profile(
+        default_profile(machine=host.machine(), capabilities=capabilities.DEFAULT)
+    )
+    assert compiled_default(capabilities.DEFAULT, str(tmp_path), host.machine()) == usual
+    assert len(list(tmp_path.iterdir())) == 2

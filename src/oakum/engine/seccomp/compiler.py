@@ -7,12 +7,14 @@ Owns the cache's files. Uses libseccomp through pyseccomp, loaded only when some
 from __future__ import annotations
 
 import os
-from hashlib import sha256
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from oakum.engine.seccomp import default
 from oakum.engine.seccomp.profile import Profile
+from oakum.engine.spec.capabilities import ALL
 from oakum.errors import InvalidArgument, Unimplemented
 from oakum.linux.durable import write_file_fast
 
@@ -28,8 +30,29 @@ def compiled(profile: Profile, cache_directory: str, machine: str) -> bytes:
         Unimplemented: there is no libseccomp here.
         InvalidArgument: libseccomp refuses the profile.
     """
+    from hashlib import sha256  # loads OpenSSL: only profiles from files pay for that
+
     said = msgspec.json.encode((_FORMAT, machine, profile))
-    path = f"{cache_directory}/{sha256(said).hexdigest()}.bpf"
+    return _cached(f"{cache_directory}/{sha256(said).hexdigest()}.bpf", lambda: profile)
+
+
+def compiled_default(capabilities: Sequence[str], cache_directory: str, machine: str) -> bytes:
+    """The program of the default profile for these capabilities; on the way of every container, so it hashes nothing.
+
+    Raises:
+        Unimplemented: there is no libseccomp here.
+    """
+    # The profile is code: it is what it was for as long as its file is.
+    source = os.stat(default.__file__)
+    bits = sum(1 << ALL.index(name) for name in capabilities)
+    name = f"default-{_FORMAT}-{machine}-{bits:x}-{source.st_mtime_ns:x}-{source.st_size:x}"
+    return _cached(
+        f"{cache_directory}/{name}.bpf",
+        lambda: default.default_profile(machine=machine, capabilities=capabilities),
+    )
+
+
+def _cached(path: str, profile: Callable[[], Profile]) -> bytes:
     try:
         with open(path, "rb") as file:
             program = file.read()
@@ -37,8 +60,8 @@ def compiled(profile: Profile, cache_directory: str, machine: str) -> bytes:
             return program
     except FileNotFoundError:
         pass  # the usual first time
-    program = compile_profile(profile)
-    os.makedirs(cache_directory, mode=0o700, exist_ok=True)
+    program = compile_profile(profile())
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     write_file_fast(path, program)
     return program
 
