@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from oakum.backend.config import ContainerConfig, ContainerMetadata, SandboxConfig, SandboxMetadata
+from oakum.engine.engine import Engine
 from tests.kernel.cli_box import Box, opened, wait_for
 
 
@@ -386,6 +388,32 @@ def test_containers_of_run_are_no_pods(box: Box, web: str) -> None:
     assert json.loads(box("pod", "ls", "--format", "json")) == []
     assert box.full("pod", "rm", "nothing").returncode == 1
     assert box.full("pod", "rm", "-f", "nothing").returncode == 0
+
+
+def test_pods_that_others_made_are_listed_inspected_stopped_and_removed(box: Box) -> None:
+    with Engine(box.root, box.state) as engine:
+        namespace = engine.namespace()
+        config = SandboxConfig(
+            metadata=SandboxMetadata(name="pair", uid="u1", namespace="team"), labels={"app": "pair"}
+        )
+        pod_id = namespace.run_sandbox(config)
+        for name in ("left", "right"):
+            container = ContainerConfig(
+                metadata=ContainerMetadata(name=name), image=box.image, command=("sleep", "100")
+            )
+            namespace.start_container(namespace.create_container(pod_id, container))
+    assert "left (running), right (running)" in box("pod", "ls")
+    assert "pair/left" in box("ps")
+    (row,) = json.loads(box("pod", "ls", "--label", "app=pair", "--format", "json"))
+    assert (row["id"], row["namespace"], row["state"]) == (pod_id, "team", "ready")
+    assert box("pod", "ls", "--label", "app=other", "-q") == ""
+    assert "pair" in json.dumps(json.loads(box("pod", "inspect", pod_id[:12])))
+    box("pod", "stop", pod_id[:12])
+    assert "not ready" in box("pod", "ls")
+    assert [r["state"] for r in json.loads(box("ps", "-a", "--format", "json"))] == ["exited", "exited"]
+    box("pod", "rm", "pair")
+    assert box("pod", "ls", "-q") == ""
+    assert box.containers() == []
 
 
 def test_info_says_where_things_are(box: Box) -> None:

@@ -56,7 +56,9 @@ def lines_of(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
             else:
                 yield f"{title} {', '.join(printable(str(item)) for item in items) or '-'}"
         else:
-            shown = "-" if value in (None, "") else {True: "yes", False: "no"}.get(value, value)
+            shown = "-" if value is None or value == "" else value
+            if isinstance(value, bool):
+                shown = "yes" if value else "no"
             yield f"{title} {printable(str(shown))}"
 
 

@@ -234,6 +234,7 @@ def test_facts_become_indented_lines() -> None:
         "cgroups": {"mode": "v2", "controllers": ["cpu", "memory"]},
         "empty": "",
         "yes": True,
+        "zero": 0,
     }
     assert list(lines_of(facts)) == [
         "root: /r",
@@ -242,6 +243,7 @@ def test_facts_become_indented_lines() -> None:
         "  controllers: cpu, memory",
         "empty: -",
         "yes: yes",
+        "zero: 0",
     ]
 
 
