@@ -241,9 +241,9 @@ def test_sparse_files_stay_sparse(host: Host, registry: Registry, tmp_path: Path
 def test_a_tree_of_this_machine_arrives_as_gnu_tar_unpacks_it(
     host: Host, registry: Registry, tmp_path: Path
 ) -> None:
-    """Whatever odd things lie in /usr/share/perl and /var/lib/dpkg: the two unpackers agree."""
+    """Whatever odd things lie in /usr/share/perl and /etc: the two unpackers agree."""
     tar = tmp_path / "tree.tar"
-    trees = ["usr/share/perl", "var/lib/dpkg/info", "etc"]
+    trees = ["usr/share/perl", "etc"]
     subprocess.run(["tar", "-C", "/", "--xattrs", "--format=pax", "-cf", tar, *trees], check=True)
     expected = tmp_path / "expected"
     expected.mkdir()

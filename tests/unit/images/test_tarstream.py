@@ -158,7 +158,9 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 @given(st.lists(members(), min_size=1, max_size=3), st.data())
-def test_a_cut_tar_is_refused_unless_cut_between_entries(entries: list[Any], data: st.DataObject) -> None:
+def test_a_cut_tar_is_refused_unless_all_that_is_there_is_whole(
+    entries: list[Any], data: st.DataObject
+) -> None:
     tar = make_layer(entries)
     end = len(tar.rstrip(b"\0"))
     cut = data.draw(st.integers(1, max(1, end - 1)))
@@ -166,7 +168,7 @@ def test_a_cut_tar_is_refused_unless_cut_between_entries(entries: list[Any], dat
         found = read(tar[:cut], [512])
     except DataLoss:
         return
-    assert cut % 512 == 0
+    # Cut between two entries, or in the padding of the last: what was found is whole.
     assert found == expected(tar)[: len(found)]
 
 
