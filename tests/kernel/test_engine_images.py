@@ -176,11 +176,15 @@ def test_the_same_pull_asked_for_many_times_is_done_once(lab: Lab) -> None:
     seen: list[int] = []
 
     def pull(number: int) -> str:
-        return lab.cri.pull_image(name, progress=lambda *_: seen.append(number))
+        def progress(digest: str, stage: str, done_bytes: int, total_bytes: int) -> None:
+            seen.append(number)
+
+        return lab.cri.pull_image(name, progress=progress)
 
     outcomes = together(4, pull)
     assert len(set(map(str, outcomes))) == 1
     assert str(outcomes[0]).startswith("sha256:")
+    assert seen
     lab.cri.remove_image(name)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers: their life from creation to removal, and asking for them.
+"""Containers: their life from creation to removal.
 
 Owns a container's phases and the order of locks: a container's own lock is taken after its sandbox's, never
 the other way round. What a shim knows is asked of it only where something changes; listings read the disk.
@@ -8,27 +8,25 @@ the other way round. What a shim knows is asked of it only where something chang
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from oakum.backend.config import ContainerConfig, Resources, SandboxConfig
-from oakum.backend.status import ContainerFilter, ContainerStatus, ContainerUser
+from oakum.backend.status import ContainerUser
 from oakum.engine import creation, pods
+from oakum.engine.catalog import Catalog
 from oakum.engine.context import Context
 from oakum.engine.images import Images
 from oakum.engine.logs import LogLine, read_log
 from oakum.engine.sandboxes import Sandboxes
 from oakum.engine.spec import resources as limits
 from oakum.engine.states import (
-    container_state,
-    container_status,
     read_exit,
     shim_lives,
-    shim_seems_alive,
 )
-from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord, plain
+from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
 from oakum.errors import (
     AlreadyExists,
     CommandNotRunnable,
@@ -42,7 +40,6 @@ from oakum.errors import (
     Unavailable,
 )
 from oakum.model.exits import ExitRecord
-from oakum.model.ids import is_id, resolve_prefix
 from oakum.model.signals import parse_signal
 
 if TYPE_CHECKING:
@@ -57,12 +54,11 @@ _SETUP_FAILED: Final = 128
 _SIGKILL: Final = 9
 
 
-class Containers:
-    """The containers of one namespace."""
+class Containers(Catalog):
+    """The containers of one namespace: asking for them (`Catalog`) and changing them."""
 
     def __init__(self, context: Context, namespace: str, sandboxes: Sandboxes, images: Images) -> None:
-        self._context = context
-        self._namespace = namespace
+        super().__init__(context, namespace)
         self._sandboxes = sandboxes
         self._images = images
 
@@ -345,16 +341,6 @@ class Containers:
 
     # changing
 
-    def running(self, container_id: str, operation: str, *, paused: bool = False) -> ContainerRecord:
-        """The row of a container that runs (or, if that is all right, is paused). Raises FailedPrecondition."""
-        record = self.need(container_id)
-        state = self.state(record)
-        if state == "running" or (paused and state == "paused"):
-            return record
-        raise FailedPrecondition(
-            operation, record.id[:12], f"the container is {state}", hint="it must be running"
-        )
-
     def kill(self, container_id: str, signal_number: int) -> None:
         """Send a signal."""
         record = self.running(container_id, "kill container", paused=True)
@@ -482,116 +468,6 @@ class Containers:
         assert ended is not None
         return ended
 
-    def lookup(self, text: str) -> ContainerRecord | None:
-        """The row of a container by id or the beginning of one; None when there is none."""
-        store = self._context.store
-        if is_id(text):
-            record = store.container(text)
-            return record if record is not None and record.namespace == self._namespace else None
-        if not text:
-            raise InvalidArgument("find container", "''", "empty id")
-        named = store.container_by_name(self._namespace, f"name {text}")
-        if named is not None:
-            return named
-        known = store.ids_beginning("containers", self._namespace, text)
-        return store.container(resolve_prefix("container", text, known)) if known else None
-
-    def need(self, text: str) -> ContainerRecord:
-        """As `lookup`. Raises NotFound."""
-        record = self.lookup(text)
-        if record is None:
-            raise NotFound("find container", repr(text[:64]), "no such container", hint="oakum ps --all")
-        return record
-
-    def find(self, text: str) -> ContainerStatus:
-        """One container by id, beginning of one, or name (of CRI too, where only one has it)."""
-        record = self.lookup(text)
-        if record is None:
-            named = [
-                r for r in self._context.store.containers(self._namespace) if r.config.metadata.name == text
-            ]
-            if len(named) > 1:
-                raise FailedPrecondition(
-                    "find container", repr(text), f"{len(named)} containers have this name", hint="use the id"
-                )
-            record = named[0] if named else self.need(text)
-        return self._status(record, exact=True)
-
-    def status(self, text: str) -> ContainerStatus:
-        """One container. Raises NotFound."""
-        return self._status(self.need(text), exact=True)
-
-    def list(self, wanted: ContainerFilter) -> Sequence[ContainerStatus]:
-        """Those that match, newest first. Reads rows and exit records, asks no shim."""
-        return [status for _, status in self.listed(wanted)]
-
-    def listed(self, wanted: ContainerFilter) -> list[tuple[ContainerRecord, ContainerStatus]]:
-        """As `list`, with the rows."""
-        store = self._context.store
-        alive = {s.id: shim_seems_alive(s) for s in store.sandboxes(self._namespace)}
-        found: list[tuple[ContainerRecord, ContainerStatus]] = []
-        ended: list[ContainerRecord] = []
-        for record in store.containers(self._namespace):
-            if record.phase == "creating" or not _matches(record, wanted):
-                continue
-            end = record.exit
-            if end is None and record.phase in ("starting", "started", "removing"):
-                end = read_exit(self._context.layout.bundle(record.id))
-                if end is not None and record.phase == "started":
-                    ended.append(msgspec.structs.replace(record, exit=end))
-            status = container_status(
-                record,
-                end,
-                self._context.layout.bundle(record.id),
-                alive=alive.get(record.sandbox_id, False),
-                now_ns=time.time_ns,
-            )
-            if wanted.state in (None, status.state):
-                found.append((record, status))
-        self._remember(ended)
-        return found
-
-    def _remember(self, ended: Sequence[ContainerRecord]) -> None:
-        """Keep newly found ends in the rows, so that the next listing reads no files for them."""
-        if not ended:
-            return
-        store = self._context.store
-        with store.transaction():
-            for record in ended:
-                now = store.container(record.id)
-                if now is not None and now.exit is None and now.phase == "started":
-                    store.update_container(msgspec.structs.replace(now, exit=record.exit))
-
-    def _status(self, record: ContainerRecord, *, exact: bool) -> ContainerStatus:
-        sandbox = self._context.store.sandbox(record.sandbox_id)
-        alive = sandbox is not None and (shim_lives(sandbox) if exact else shim_seems_alive(sandbox))
-        bundle = self._context.layout.bundle(record.id)
-        return container_status(
-            record, record.exit or read_exit(bundle), bundle, alive=alive, now_ns=time.time_ns
-        )
-
-    def state(self, record: ContainerRecord) -> str:
-        """The state of a row's container now."""
-        sandbox = self._context.store.sandbox(record.sandbox_id)
-        return container_state(
-            record,
-            record.exit or read_exit(self._context.layout.bundle(record.id)),
-            alive=sandbox is not None and shim_lives(sandbox),
-        )
-
-    def inspect(self, text: str) -> dict[str, Any]:
-        """All there is to say about a container."""
-        status = self.find(text)
-        record = self.need(status.id)
-        snapshot = self._context.snapshotter.container_source(record.id)
-        return {
-            "status": plain(status),
-            "phase": record.phase,
-            "image": {"manifest_digest": record.manifest_digest, "chain_id": record.chain_id},
-            "rootfs": snapshot.to_dict(),
-            "spec": creation.config_of(self._context, record.id),
-        }
-
 
 def _ask_shim(client: ShimClient, record: ContainerRecord, bundle: str) -> ContainerRecord:
     known = next((c for c in client.containers() if c.container_id == record.id), None)
@@ -603,12 +479,6 @@ def _ask_shim(client: ShimClient, record: ContainerRecord, bundle: str) -> Conta
         # The end of a process that never became the container's is not the container's end.
         pods.forget_exit(bundle)
     return msgspec.structs.replace(record, phase="created")
-
-
-def _matches(record: ContainerRecord, wanted: ContainerFilter) -> bool:
-    if not record.id.startswith(wanted.id) or not record.sandbox_id.startswith(wanted.sandbox_id):
-        return False
-    return all(record.config.labels.get(name) == value for name, value in wanted.labels.items())
 
 
 def _as_record(facts: ExitFacts) -> ExitRecord:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from oakum.shim.client import SandboxRequest
 
 HANDLERS: Final = ("", "oakum")
+# A network of this name is none: the pod has its own namespace with loopback alone.
+NO_NETWORK: Final = "none"
 _CREATE_WAIT_S: Final = 120.0
 
 
