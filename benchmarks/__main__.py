@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ from rich.console import Console
 from tests.support.leaks import unmount_below
 from tests.support.reaper import live_under_reaper
 
+import oakum
 from benchmarks.figures import show
 
 BENCHMARKS = {
@@ -29,6 +31,8 @@ BENCHMARKS = {
 def main() -> None:
     options = _options()
     live_under_reaper()
+    # as installed: both sides run compiled code
+    compileall.compile_dir(os.path.dirname(oakum.__file__), quiet=1)
     console = Console(width=None if os.isatty(1) else 120)
     found: dict[str, Any] = {"machine": f"{platform.release()}, {os.cpu_count()} processors", "figures": {}}
     for name in options.names or BENCHMARKS:
