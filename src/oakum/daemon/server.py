@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ZYGOTE_RETRY_S = 5.0
+_GC_THRESHOLD = (700, 10, 10)  # Python's own
 
 
 def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
@@ -116,6 +117,8 @@ class Daemon:
         # what is there now stays: the collector need not look at it again, and its pages are not dirtied
         gc.collect()
         gc.freeze()
+        # the command line collects late, which is right for a call of milliseconds; a server must not pile up
+        gc.set_threshold(*_GC_THRESHOLD)
         self._manager.ready(f"CRI on {', '.join(sockets)}")
         ready_ms = round((time.monotonic() - began) * 1e3)
         facts = {
