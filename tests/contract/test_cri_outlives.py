@@ -167,10 +167,18 @@ def test_a_second_server_on_the_same_directories_is_refused(server: OakumServer,
         second.start()
 
 
-def test_the_server_is_small(server: OakumServer) -> None:
+def pss_kb(pid: int) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
+
+
+def test_the_server_is_small_and_stays_so(server: OakumServer, busybox: str) -> None:
     with server.client() as client:
         for _ in range(5):
             client.pods()
-    rollup = Path(f"/proc/{server.pid}/smaps_rollup").read_text()
-    pss_kb = int(next(line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")))
-    assert pss_kb < 45_000
+        assert pss_kb(server.pid) < 45_000
+        client.pull(busybox)
+        first = pss_kb(server.pid)
+        for _ in range(30):
+            client.pull(busybox)
+        assert pss_kb(server.pid) - first < 20_000

@@ -173,6 +173,23 @@ def test_a_host_directory_that_is_missing_is_made(
     assert (tmp_path / "not" / "there" / "file").exists()
 
 
+def test_masked_and_read_only_paths_are_as_asked_and_none_when_none_are_said(
+    node: Node, pods: Callable[..., str]
+) -> None:
+    pod = pods("masks")
+    asked = pb.LinuxContainerSecurityContext(masked_paths=["/bin/ls", "/proc/keys"], readonly_paths=["/tmp"])
+    masked = started(
+        node, pod, "masked", "sleep", "600", linux=pb.LinuxContainerConfig(security_context=asked)
+    )
+    plain = started(node, pod, "plain", "sleep", "600")
+    code, message = failure(lambda: node.client.exec(masked, "/bin/ls"))
+    assert (code, "permission denied" in message.lower()) == (grpc.StatusCode.UNKNOWN, True)
+    assert node.client.exec(masked, "cat", "/proc/keys").stdout == b""
+    assert b"Read-only" in node.client.exec(masked, "touch", "/tmp/x").stderr
+    assert node.client.exec(plain, "/bin/ls", "/www").stdout == b"index.html\n"
+    assert node.client.exec(plain, "touch", "/tmp/x").exit_code == 0
+
+
 def test_exec_gives_output_and_exit_code(node: Node, pods: Callable[..., str]) -> None:
     container = started(node, pods("exec"), "c", "sleep", "600")
     answer = node.client.exec(container, "sh", "-c", "echo out; echo err >&2; exit 42")
