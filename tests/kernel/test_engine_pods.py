@@ -577,6 +577,34 @@ def test_a_container_of_the_command_line(lab: Lab, tmp_path: Path) -> None:
     assert default.list_sandboxes() == []
 
 
+def test_an_init_in_front_reaps(lab: Lab) -> None:
+    default = lab.engine.namespace("default")
+    default.pull_image(lab.image("busybox"))
+    script = f"sh -c 'sleep 0.1 & exec sleep 0' & sleep 0.4; ps; echo done; {SLEEP}"
+    container = default.create_standalone(*standalone(lab, "init", script, init=True))
+    try:
+        default.start_container(container)
+        lines = default.logs(container, follow=True)
+        seen: list[str] = []
+        while "done" not in seen:
+            seen.append(next(lines).data.decode())
+        assert not any("Z" in line.split()[2:3] or "[sleep]" in line for line in seen)
+        assert default.exec_sync(container, ["readlink", "/proc/1/exe"], timeout_s=5).stdout != b"/bin/sh\n"
+        default.stop_container(container, timeout_s=5)
+        assert default.container_status(container).exit_code == 0
+    finally:
+        default.remove_container(container)
+
+
+def test_a_pod_without_a_network(lab: Lab) -> None:
+    with lab.pod("alone", network="none") as pod:
+        assert lab.cri.sandbox_status(pod).addresses == ()
+        container = lab.started(pod)
+        assert [
+            line.split(":")[1].strip() for line in lab.run(container, "ip", "-o", "link").splitlines()
+        ] == ["lo"]
+
+
 def test_listing_many_asks_nobody_and_is_quick(lab: Lab) -> None:
     with lab.pod("many") as pod:
         made = [lab.cri.create_container(pod, lab.container(f"c{n}")) for n in range(40)]

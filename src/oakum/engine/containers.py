@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import socket
 
     from oakum.shim.client import ContainerRequest, Created, ShimClient
+
+_Config = TypeVar("_Config", SandboxConfig, ContainerConfig)
 
 _CREATE_WAIT_S: Final = 120.0
 _POLL_S: Final = 0.02
@@ -148,6 +150,9 @@ class Containers(Catalog):
             raise InvalidArgument(
                 "create container", repr(config.metadata.name), 'its sandbox\'s owner is not "container"'
             )
+        if config.init and config.namespaces.pid == "container":
+            # The pod's own reaping init is the one to put in front: the container runs beside it, not as number 1.
+            sandbox, config = _with_pod_init(sandbox), _with_pod_init(config)
         # What is cheap to find wrong is found before a sandbox is made for nothing.
         self._images.need(config.image)
         key = f"name {config.metadata.name}"
@@ -467,6 +472,10 @@ class Containers(Catalog):
             ended = pods.settle(self._context, record).exit
         assert ended is not None
         return ended
+
+
+def _with_pod_init(config: _Config) -> _Config:
+    return msgspec.structs.replace(config, namespaces=msgspec.structs.replace(config.namespaces, pid="pod"))
 
 
 def _ask_shim(client: ShimClient, record: ContainerRecord, bundle: str) -> ContainerRecord:

@@ -70,6 +70,8 @@ def check(sandbox: SandboxRecord, config: ContainerConfig) -> ContainerConfig:
         raise InvalidArgument(
             "create container", "namespaces.pid", "its sandbox has no pid namespace to share"
         )
+    if config.init and config.namespaces.pid != "pod":
+        raise InvalidArgument("create container", "init", "only a pod's shared pid namespace has an init")
     if config.apparmor is not None and config.apparmor.kind == "localhost" and not host.has_apparmor():
         raise InvalidArgument(
             "create container", config.apparmor.localhost_ref, "AppArmor is not enabled here"

@@ -7,6 +7,7 @@ Also writes the end of containers whose shim is gone. Owns no phases and no lock
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 
@@ -14,9 +15,9 @@ import msgspec
 
 from oakum.backend.config import SandboxConfig
 from oakum.engine.context import Context
-from oakum.engine.states import read_exit, unknown_end
-from oakum.engine.store.records import ContainerRecord, ExitFacts
-from oakum.errors import FailedPrecondition, SystemFailure, Unavailable
+from oakum.engine.states import read_exit, shim_lives, unknown_end
+from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
+from oakum.errors import DeadlineExceeded, FailedPrecondition, SystemFailure, Unavailable
 from oakum.linux.durable import write_file, write_file_fast
 
 _SHIM_UP_S = 10.0
@@ -62,10 +63,11 @@ def remove_directory(parent: str, name: str) -> None:
         os.close(parent_fd)
 
 
-def end_shim(context: Context, sandbox_id: str, cgroup_path: str) -> None:
+def end_shim(context: Context, sandbox_id: str, record: SandboxRecord | None) -> None:
     """End a sandbox's shim with all it holds; do its work where it is dead. Idempotent.
 
-    A shim whose requester was killed may still be on its way up: it holds its lock, but does not listen yet.
+    A shim whose requester was killed may still be on its way up: it holds its lock, but does not listen yet. One
+    that hangs is killed: a pod must not be kept from going by what was to help it.
 
     Raises:
         FailedPrecondition: it neither answers nor dies.
@@ -81,8 +83,12 @@ def end_shim(context: Context, sandbox_id: str, cgroup_path: str) -> None:
                 return
         except Unavailable:
             pass  # nobody listens: it is dead, or not up yet
+        except DeadlineExceeded:
+            if record is None or not shim_lives(record):
+                raise
+            os.kill(record.shim_pid, signal.SIGKILL)
         try:
-            cleanup_directory(pod, cgroup_path)
+            cleanup_directory(pod, record.cgroup_path if record is not None and record.owns_cgroup else "")
             return
         except FailedPrecondition:
             if time.monotonic() > deadline:

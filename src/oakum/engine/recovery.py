@@ -15,13 +15,10 @@ from typing import Protocol
 from oakum.engine import creation, garbage, pods
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
-from oakum.engine.states import read_exit, shim_lives, shim_seems_alive
+from oakum.engine.states import shim_lives, shim_seems_alive
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
 from oakum.errors import OakumError
 from oakum.model.ids import is_id
-
-# A sandbox of `oakum run -d --rm`: whoever looks next after its container has ended removes it.
-AUTO_REMOVE = "dev.oakum.auto-remove"
 
 
 class Worker(Protocol):
@@ -47,10 +44,6 @@ class Worker(Protocol):
         """Do the rest of a removal."""
         ...
 
-    def remove_sandbox(self, sandbox_id: str) -> None:
-        """Remove a sandbox with its containers."""
-        ...
-
 
 def recover(context: Context, worker: Callable[[str], Worker]) -> list[str]:
     """Finish or undo what is half done, and take in what ended unseen. Two queries when there is nothing to do."""
@@ -69,10 +62,6 @@ def recover(context: Context, worker: Callable[[str], Worker]) -> list[str]:
         _with_lock(
             context, container_id, lambda lock, key=container_id: _container(context, worker, key, lock), done
         )
-    for record in store.sandboxes():
-        if record.config.annotations.get(AUTO_REMOVE) == "true" and _is_over(context, record):
-            worker(record.namespace).remove_sandbox(record.id)
-            done.append(f"sandbox {record.id[:12]}: removed, its container has ended")
     return done
 
 
@@ -148,17 +137,6 @@ def _container(context: Context, worker: Callable[[str], Worker], container_id: 
     return ""
 
 
-def _is_over(context: Context, record: SandboxRecord) -> bool:
-    """Whether a sandbox made for one container has nothing to do any more."""
-    if record.phase not in ("ready", "stopped") or not context.locks.is_free(record.id):
-        return False
-    containers = context.store.containers_of(record.id)
-    return bool(containers) and all(
-        c.phase == "started" and (c.exit or read_exit(context.layout.bundle(c.id))) is not None
-        for c in containers
-    )
-
-
 def _listed(directory: str) -> list[str]:
     try:
         return [name for name in os.listdir(directory) if is_id(name)]
@@ -171,7 +149,7 @@ def _orphaned_pods(context: Context) -> list[str]:
     for name in _listed(context.layout.pods):
         if context.store.sandbox(name) is not None:
             continue
-        pods.end_shim(context, name, "")
+        pods.end_shim(context, name, None)
         pods.remove_directory(context.layout.pods, name)
         done.append(f"sandbox {name[:12]}: unknown, ended")
     return done

@@ -174,7 +174,7 @@ class Sandboxes:
 
     def undo(self, record: SandboxRecord) -> None:
         """Remove every trace of a sandbox without containers. Its lock is ours. Idempotent."""
-        pods.end_shim(self._context, record.id, record.cgroup_path if record.owns_cgroup else "")
+        pods.end_shim(self._context, record.id, record)
         if record.has_network:
             self._context.network.teardown(record.id)
         pods.remove_directory(self._context.layout.sandboxes, record.id)
@@ -205,7 +205,7 @@ class Sandboxes:
         if record.phase != "stopping":
             record = msgspec.structs.replace(record, phase="stopping")
             store.update_sandbox(record)
-        pods.end_shim(self._context, record.id, record.cgroup_path if record.owns_cgroup else "")
+        pods.end_shim(self._context, record.id, record)
         if record.has_network:
             self._context.network.teardown(record.id)
         for container in store.containers_of(record.id):

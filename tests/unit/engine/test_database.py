@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from oakum.backend.config import ContainerConfig, ContainerMetadata, SandboxConf
 from oakum.engine.store import schema
 from oakum.engine.store.database import Store
 from oakum.engine.store.records import ContainerRecord, ImageName, ImageRecord, SandboxRecord
-from oakum.errors import AlreadyExists, DataLoss, FailedPrecondition
+from oakum.errors import AlreadyExists, DataLoss, FailedPrecondition, SystemFailure
 
 
 def sandbox(
@@ -199,4 +200,19 @@ def test_a_damaged_row_is_named(store: Store, path: str) -> None:
 
 
 def test_the_database_is_for_its_owner_only(store: Store, path: str) -> None:
-    assert Path(path).stat().st_mode & 0o777 == 0o600
+    store.put_sandbox(sandbox("a" * 64))
+    assert {file.stat().st_mode & 0o777 for file in Path(path).parent.iterdir()} == {0o600}
+
+
+def test_a_failed_commit_leaves_no_transaction_open(store: Store) -> None:
+    pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
+    store._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(SystemFailure, match="full"):
+        store.put_sandbox(SandboxRecord(**{**_fields(sandbox("a" * 64)), "name_key": "x" * 1_000_000}))
+    store._connection.execute("PRAGMA max_page_count = 1000000")
+    store.put_sandbox(sandbox("b" * 64))
+    assert [record.id for record in store.sandboxes()] == ["b" * 64]
+
+
+def _fields(record: SandboxRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__struct_fields__}

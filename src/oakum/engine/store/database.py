@@ -46,6 +46,11 @@ class Store:
         self._decoded: dict[str, tuple[bytes, Any]] = {}
         self._listings: dict[str, tuple[tuple[int, int], Any]] = {}
         try:
+            # Before SQLite makes it (and its log beside it, with the same mode) readable for everybody.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        except OSError as error:
+            raise SystemFailure.from_os_error(error, "open database", path) from error
+        try:
             self._connection = sqlite3.connect(
                 path,
                 timeout=_BUSY_TIMEOUT_S,
@@ -57,7 +62,6 @@ class Store:
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA foreign_keys = ON")
             migrate(self._connection, path)
-            os.chmod(path, 0o600)
         except sqlite3.Error as error:
             raise _failure(error, "open database", path) from error
 
@@ -90,7 +94,11 @@ class Store:
                 self._run("ROLLBACK")
                 raise
             self._depth = 0
-            self._run("COMMIT")
+            try:
+                self._run("COMMIT")
+            except SystemFailure:  # no space: what was not committed must not stay open
+                self._run("ROLLBACK")
+                raise
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         try:
