@@ -50,7 +50,7 @@ class BuiltinNetwork:
         self._guard = threading.RLock()
         self._opened_database: NetworkDatabase | None = None
         self._opened_route: NetlinkSocket | None = None
-        self._firewall = Firewall(self.table, self._firewall_state)
+        self._firewall = Firewall(self.table, self._firewall_state, lambda: self._database)
 
     def close(self) -> None:
         """Close what is open; networks and attachments stay."""
@@ -368,7 +368,7 @@ class BuiltinNetwork:
             if link.kind != "bridge" or store == link.alias or link.ifindex in masters:
                 continue
             if not os.path.exists(store):
-                orphan = Firewall(link.name, lambda: ((), ()))
+                orphan = Firewall(link.name, lambda: ((), ()), lambda: self._database)
                 try:
                     orphan.remove()
                 finally:

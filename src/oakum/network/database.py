@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS ports (
     protocol TEXT NOT NULL, host_ip TEXT NOT NULL, host_port INTEGER NOT NULL, container_port INTEGER NOT NULL,
     sandbox_id TEXT NOT NULL REFERENCES attachments (sandbox_id) ON DELETE CASCADE,
     PRIMARY KEY (protocol, host_ip, host_port)) STRICT;
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS ports_of_sandbox ON ports (sandbox_id);
 PRAGMA user_version = 1;
 """
@@ -191,6 +192,14 @@ class NetworkDatabase:
             "UPDATE attachments SET netns_path = ?, hostname = ?, mtu = ?, has_ipv6 = ? WHERE sandbox_id = ?",
             (row.netns_path, row.hostname, row.mtu, row.has_ipv6, row.sandbox_id),
         )
+
+    def note(self, name: str) -> str:
+        """What was noted under `name`; "" when nothing was."""
+        return next((row[0] for row in self._query("SELECT value FROM notes WHERE name = ?", name)), "")
+
+    def put_note(self, name: str, value: str) -> None:
+        """Note something for other processes; within `change`."""
+        self._connection.execute("INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?)", (name, value))
 
     def release(self, sandbox_id: str) -> None:
         """Forget a sandbox's address and ports; within `change`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from oakum.errors import SystemFailure
 from oakum.linux.nftables import Nftables, ruleset_generation
-from oakum.network.database import NetworkRow, PublishedPort
+from oakum.network.database import NetworkDatabase, NetworkRow, PublishedPort
 from oakum.network.rules import (
     DOCKER_USER,
     FAMILY,
@@ -41,19 +41,25 @@ _LEGACY: Final = (
 )
 _LEGACY_TIMEOUT_S: Final = 10
 
+_INTACT: Final = "ruleset last found intact"
+
+
 State = Callable[[], tuple[Sequence[NetworkRow], Sequence[PublishedPort]]]
 
 
 class Firewall:
-    """Our table `table` and our passages. Not thread-safe: the caller holds the database's write lock."""
+    """Our table `table` and our passages. Not thread-safe: the caller holds the database's write lock.
 
-    def __init__(self, table: str, state: State) -> None:
-        """`state` reads from the database what the table has to hold."""
+    The ruleset as it was when ours was last found intact is noted in the database: listing it to look costs each
+    start of a sandbox 11 ms, and a process of its own the load of the library, too.
+    """
+
+    def __init__(self, table: str, state: State, notes: Callable[[], NetworkDatabase]) -> None:
+        """`state` reads from the database what the table has to hold; `notes` opens the database."""
         self._table = table
         self._state = state
+        self._notes = notes
         self._opened: Nftables | None = None
-        # Generation of the ruleset at which ours was last found intact: listing it costs 5 ms each time.
-        self._intact_at: int | None = None
 
     @property
     def _nftables(self) -> Nftables:
@@ -69,14 +75,14 @@ class Firewall:
 
     def ensure(self) -> bool:
         """Restore what somebody flushed; whether something had to be done. Raises SystemFailure."""
-        generation = ruleset_generation()
-        if generation == self._intact_at:
+        now = _ruleset()
+        if now == self._notes().note(_INTACT):
             return False
         intact = is_intact(self._list(f"table {FAMILY} {self._table}"))
         if not intact:
             self.replace()
         changed = self._ensure_passages() or not intact
-        self._intact_at = None if changed else generation
+        self._notes().put_note(_INTACT, "" if changed else now)
         return changed
 
     def replace(self) -> None:
@@ -97,11 +103,11 @@ class Firewall:
     def _change_ports(self, verb: str, ports: Sequence[PublishedPort]) -> None:
         if not ports:
             return
-        before = ruleset_generation()
+        before, next_one = _ruleset(), _ruleset(1)
         try:
             self._nftables.apply(port_commands(verb, self._table, ports), operation=f"{verb} port map")
-            if before == self._intact_at and ruleset_generation() == before + 1:
-                self._intact_at = before + 1  # the change was ours alone
+            if before == self._notes().note(_INTACT) and next_one == _ruleset():
+                self._notes().put_note(_INTACT, next_one)  # the change was ours alone
         except SystemFailure:
             # The table was flushed, or a killed process left an element: the database is right.
             self.replace()
@@ -210,6 +216,14 @@ class Firewall:
                     if there == (verb == "-D"):
                         _check(_call(program, verb, *rule), tool)
         return warnings
+
+
+def _ruleset(changes_ahead: int = 0) -> str:
+    """Which ruleset is in force: of this boot, this network namespace, and after how many changes."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    namespace = os.stat("/proc/thread-self/ns/net").st_ino
+    return f"{boot} {namespace} {ruleset_generation() + changes_ahead}"
 
 
 def _uses_filter(names_path: str) -> bool:
