@@ -64,14 +64,12 @@ def run(session: Session, image: str, command: tuple[str, ...], **options: Any) 
 @click.command(
     cls=TeachingCommand,
     context_settings=_SETTINGS,
+    params=[*run.params],  # those of `run`, not made twice
     examples=(
         ("oakum create --name db -v /srv/db:/data IMAGE", "prepare it"),
         ("oakum start db", "and start it later"),
     ),
 )
-@with_options(RUN_OPTIONS)
-@click.argument("image", shell_complete=complete_image)
-@click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @pass_session
 def create(session: Session, image: str, command: tuple[str, ...], **options: Any) -> int:
     """Prepare a container of IMAGE without starting it; writes its id. Options are those of `oakum run`."""

@@ -12,15 +12,14 @@ from typing import Final
 from oakum.backend.config import Rlimit
 from oakum.errors import InvalidArgument
 
-_SIZE = re.compile(r"(\d{1,19})(?:\.(\d{1,9}))?\s*([kmgtp]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+# patterns are compiled when an option needs them, not at every start
+_SIZE: Final = r"(\d{1,19})(?:\.(\d{1,9}))?\s*([kmgtp]?)(?:i?b)?"
 _UNITS: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-_DECIMAL = re.compile(r"(\d{1,6})(?:\.(\d{1,9}))?|\.(\d{1,9})", re.ASCII)
-_CPU_SET = re.compile(r"\d{1,5}(?:-\d{1,5})?(?:,\d{1,5}(?:-\d{1,5})?)*", re.ASCII)
-_AGE = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?", re.ASCII)
-_INSTANT = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?\s*(Z|[+-]\d\d:?\d\d)?", re.ASCII
-)
-_EPOCH = re.compile(r"(\d{1,11})(?:\.(\d{1,9}))?", re.ASCII)
+_DECIMAL: Final = r"(\d{1,6})(?:\.(\d{1,9}))?|\.(\d{1,9})"
+_CPU_SET: Final = r"\d{1,5}(?:-\d{1,5})?(?:,\d{1,5}(?:-\d{1,5})?)*"
+_AGE: Final = r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?"
+_INSTANT: Final = r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?)?\s*(Z|[+-]\d\d:?\d\d)?"
+_EPOCH: Final = r"(\d{1,11})(?:\.(\d{1,9}))?"
 
 _INT64_MAX: Final = 2**63 - 1
 # RLIM_INFINITY of getrlimit(2) on every 64-bit Linux
@@ -55,7 +54,7 @@ def parse_size(option: str, text: str) -> int:
     Raises:
         InvalidArgument: not a size, or above 2^63 - 1.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
         raise InvalidArgument(
             f"parse {option}", repr(text), "not a size", hint="try 512m, 1.5g or a number of bytes"
@@ -95,7 +94,7 @@ def parse_cpus(text: str) -> int:
     Raises:
         InvalidArgument: not a number, or below the kernel's least quota of 1 ms (sched-bwc).
     """
-    match = _DECIMAL.fullmatch(text.strip())
+    match = re.fullmatch(_DECIMAL, text.strip(), re.ASCII)
     if match is None:
         raise InvalidArgument("parse --cpus", repr(text), "not a number of processors", hint="try 0.5 or 2")
     fraction = match[2] or match[3] or ""
@@ -116,7 +115,7 @@ def parse_cpu_set(option: str, text: str) -> str:
     text = text.strip()
     if not text:
         return ""
-    if not _CPU_SET.fullmatch(text):
+    if not re.fullmatch(_CPU_SET, text, re.ASCII):
         raise InvalidArgument(f"parse {option}", repr(text), "not a list of numbers", hint="try 0-1 or 0,2")
     for part in text.split(","):
         low, _, high = part.partition("-")
@@ -164,7 +163,7 @@ def _nanoseconds(fraction: str | None) -> int:
 
 
 def _parse_instant(text: str) -> int | None:
-    match = _INSTANT.fullmatch(text)
+    match = re.fullmatch(_INSTANT, text, re.ASCII)
     if match is None:
         return None
     import datetime as dt  # `logs --since` only
@@ -185,10 +184,10 @@ def parse_since(text: str, *, now_ns: int) -> int:
         InvalidArgument: none of these.
     """
     text = text.strip()
-    if text and (match := _AGE.fullmatch(text)):
+    if text and (match := re.fullmatch(_AGE, text, re.ASCII)):
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
         return now_ns - (((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1_000_000_000
-    if match := _EPOCH.fullmatch(text):
+    if match := re.fullmatch(_EPOCH, text, re.ASCII):
         return int(match[1]) * 1_000_000_000 + _nanoseconds(match[2])
     moment = _parse_instant(text)
     if moment is None:
