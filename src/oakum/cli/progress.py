@@ -92,7 +92,7 @@ class Bars:
         self._what = what
         self._progress: Progress = Progress(
             TextColumn("{task.description}", markup=False),
-            TextColumn("{task.fields[stage]}", style="dim", markup=False),
+            TextColumn("{task.fields[stage]:<11}", style="dim", markup=False),
             BarColumn(bar_width=28),
             DownloadColumn(),
             TransferSpeedColumn(),
@@ -108,8 +108,14 @@ class Bars:
 
     def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         with self._lock:
-            if self._total is not None:
-                self._progress.update(self._total, stage="done" if kind is None else "stopped")
+            if kind is None:
+                for digest, task in self._tasks.items():
+                    stage, _, total = self._sizes[digest]
+                    self._sizes[digest] = (stage if stage in _FINAL else "done", total, total)
+                    self._progress.update(task, completed=total, stage=self._sizes[digest][0])
+                self._update_total()
+            elif self._total is not None:
+                self._progress.update(self._total, stage="stopped")
             self._progress.stop()
 
     def __call__(self, digest: str, stage: str, done_bytes: int, total_bytes: int) -> None:
@@ -121,6 +127,10 @@ class Bars:
             self._sizes[digest] = (stage, done, total)
             task = self._tasks.get(digest)
             if task is None:
+                if self._total is not None:
+                    # the sum stands below all blobs
+                    self._progress.remove_task(self._total)
+                    self._total = None
                 task = self._tasks[digest] = self._progress.add_task(
                     short_id(digest), total=total or None, stage=stage
                 )
