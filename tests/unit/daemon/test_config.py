@@ -103,3 +103,11 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
     except InvalidArgument:
         return
     assert check_config(config, "again") == config
+
+
+def test_the_documented_file_is_read_and_says_the_defaults(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs/serve.md").read_text()
+    documented = text.split("```toml\n")[1].split("```")[0]
+    config = load_config(write(tmp_path, documented))
+    assert config.cri_sockets() == Config().cri_sockets()
+    assert with_options(config, cri_listen=["unix:///x"]) == with_options(Config(), cri_listen=["unix:///x"])
