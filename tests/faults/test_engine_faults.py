@@ -20,10 +20,11 @@ import msgspec
 import pytest
 
 from oakum.engine.engine import Engine
-from oakum.errors import AlreadyExists, FailedPrecondition
+from oakum.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from tests.conftest import Directories
-from tests.support.engines import Lab, eventually, laboratory
+from tests.support.engines import Lab, clear, eventually, laboratory
 from tests.support.leaks import cgroup_mounts
+from tests.support.zygotes import end_zygote
 
 # What the victim does, over and over. Each call may be the one that never returns.
 VICTIM = """
@@ -271,3 +272,41 @@ def test_two_engines_recover_beside_each_other_and_beside_work(lab: Lab) -> None
     with another(lab) as fresh:
         fresh.recover_fully()
         check_behaves(lab, fresh)
+
+
+def _fill(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    room = os.fstatvfs(fd)
+    os.posix_fallocate(fd, 0, room.f_bavail * room.f_frsize)
+    os.close(fd)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_made(lab: Lab, tmp_path: Path) -> None:
+    archive = str(tmp_path / "busybox.tar")
+    lab.cri.export_images([lab.image("busybox")], archive)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "disk", str(disk)], check=True)
+    try:
+        with Engine(str(disk / "root"), lab.engine.state + "-full") as small:
+            namespace = small.namespace("k8s.io")
+            (image,) = namespace.import_images(archive)
+            pod = namespace.run_sandbox(lab.sandbox("first"))
+            _fill(disk / "filler")
+            for _ in range(2):
+                with pytest.raises(ResourceExhausted):
+                    namespace.create_container(pod, lab.container("c", image=image.id))
+                with pytest.raises(ResourceExhausted):
+                    namespace.run_sandbox(lab.sandbox("second"))
+            (disk / "filler").unlink()
+            assert small.recover_fully() == []
+            assert len(namespace.list_sandboxes()) == 1
+            container = namespace.create_container(pod, lab.container("c", image=image.id))
+            namespace.start_container(container)
+            assert namespace.container_status(container).state == "running"
+            namespace.remove_sandbox(pod)
+            check_consistent(small)
+            clear(small)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+        end_zygote(lab.engine.state + "-full")

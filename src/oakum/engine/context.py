@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from oakum.engine.flights import Flights
 from oakum.engine.layout import Layout
 from oakum.engine.locks import Locks, SharedLock
+from oakum.engine.storage import storing
 from oakum.engine.store.database import Store
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Context:
         """The engine's database."""
         with self._guard:
             if self._store is None:
-                os.makedirs(self.layout.root, mode=0o711, exist_ok=True)
+                with storing("make root directory", self.layout.root):
+                    os.makedirs(self.layout.root, mode=0o711, exist_ok=True)
                 self._store = Store(self.layout.database)
             return self._store
 

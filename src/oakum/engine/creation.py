@@ -24,6 +24,7 @@ from oakum.engine.spec import builder, capabilities
 from oakum.engine.spec.devices import Node
 from oakum.engine.spec.mounts import clean
 from oakum.engine.spec.resources import linux_resources
+from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord, ImageRecord, SandboxRecord
 from oakum.errors import InvalidArgument, NotFound, Unimplemented
 from oakum.linux.durable import write_file_fast
@@ -145,7 +146,8 @@ def build(
     """Make the snapshot, the volumes and config.json. Idempotent; undone by `discard`."""
     layout = context.layout
     bundle = layout.bundle(record.id)
-    os.makedirs(bundle, mode=0o711, exist_ok=True)
+    with storing("make bundle", bundle):
+        os.makedirs(bundle, mode=0o711, exist_ok=True)
     source = context.snapshotter.prepare_container(record.id, record.chain_id)
     anonymous = _anonymous_volumes(record.config, image)
     volume_paths = volumes.create(f"{bundle}/volumes", anonymous, source)
@@ -164,9 +166,10 @@ def build(
     )
     spec = builder.build(record.config, _facts(image), around)
     seccomp_program(context, sandbox, record.config)
-    if record.log_path:
-        os.makedirs(os.path.dirname(record.log_path), mode=0o755, exist_ok=True)
-    write_file_fast(f"{bundle}/config.json", msgspec.json.encode(spec))
+    with storing("write container configuration", bundle):
+        if record.log_path:
+            os.makedirs(os.path.dirname(record.log_path), mode=0o755, exist_ok=True)
+        write_file_fast(f"{bundle}/config.json", msgspec.json.encode(spec))
 
 
 def _anonymous_volumes(config: ContainerConfig, image: ImageRecord) -> list[str]:
@@ -282,4 +285,6 @@ def rewrite_resources(context: Context, container_id: str, merged: Resources) ->
     spec["linux"]["resources"] = wanted
     if merged.oom_score_adj is not None:
         spec["process"]["oomScoreAdj"] = merged.oom_score_adj
-    write_file_fast(f"{context.layout.bundle(container_id)}/config.json", msgspec.json.encode(spec))
+    bundle = context.layout.bundle(container_id)
+    with storing("write container configuration", bundle):
+        write_file_fast(f"{bundle}/config.json", msgspec.json.encode(spec))

@@ -18,6 +18,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from oakum.engine.storage import storing
 from oakum.errors import DeadlineExceeded
 
 _POLL_S = 0.002
@@ -58,11 +59,12 @@ class Locks:
 
     def _open(self, path: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            return os.open(path, flags, 0o600)
-        except FileNotFoundError:
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            return os.open(path, flags, 0o600)
+        with storing("open lock", path):
+            try:
+                return os.open(path, flags, 0o600)
+            except FileNotFoundError:
+                os.makedirs(self._directory, mode=0o700, exist_ok=True)
+                return os.open(path, flags, 0o600)
 
     def try_acquire(self, name: str) -> ObjectLock | None:
         """The lock, or None when somebody has it."""
@@ -213,8 +215,9 @@ class SharedLock:
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            return os.open(self._path, flags, 0o600)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-            return os.open(self._path, flags, 0o600)
+        with storing("open lock", self._path):
+            try:
+                return os.open(self._path, flags, 0o600)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(self._path), mode=0o711, exist_ok=True)
+                return os.open(self._path, flags, 0o600)

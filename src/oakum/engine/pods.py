@@ -16,6 +16,7 @@ import msgspec
 from oakum.backend.config import SandboxConfig
 from oakum.engine.context import Context
 from oakum.engine.states import read_exit, shim_lives, unknown_end
+from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
 from oakum.errors import DeadlineExceeded, FailedPrecondition, SystemFailure, Unavailable
 from oakum.linux.durable import write_file, write_file_fast
@@ -30,17 +31,17 @@ def write_files(directory: str, config: SandboxConfig, hostname: str, addresses:
     """Make a sandbox's directory with hosts, resolv.conf and hostname."""
     from oakum.network import files  # only sandboxes that are made need it
 
-    os.makedirs(directory, mode=0o755, exist_ok=True)
+    host_network = config.namespaces.network == "node"
     contents = {
-        "hosts": files.hosts(
-            hostname, addresses, config.extra_hosts, host_network=config.namespaces.network == "node"
-        ),
-        "resolv.conf": files.resolv_conf(config.dns, host_network=config.namespaces.network == "node"),
+        "hosts": files.hosts(hostname, addresses, config.extra_hosts, host_network=host_network),
+        "resolv.conf": files.resolv_conf(config.dns, host_network=host_network),
         "hostname": files.hostname_file(hostname),
     }
-    for name, text in contents.items():
-        # Containers of any user read them through their bind mounts.
-        write_file_fast(f"{directory}/{name}", text.encode(), 0o644)
+    with storing("write pod files", directory):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        for name, text in contents.items():
+            # Containers of any user read them through their bind mounts.
+            write_file_fast(f"{directory}/{name}", text.encode(), 0o644)
 
 
 def remove_directory(parent: str, name: str) -> None:
@@ -116,7 +117,8 @@ def write_exit(bundle: str, ended: ExitFacts) -> None:
     """Write an exit record as a shim does."""
     # The shim's reader wants every field, also those that are at their default.
     fields = {name: getattr(ended, name) for name in ExitFacts.__struct_fields__}
-    write_file(f"{bundle}/exit.json", msgspec.json.encode(fields))
+    with storing("write exit record", bundle):
+        write_file(f"{bundle}/exit.json", msgspec.json.encode(fields))
 
 
 def forget_exit(bundle: str) -> None:

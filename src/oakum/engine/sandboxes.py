@@ -22,6 +22,7 @@ from oakum.engine.locks import ObjectLock
 from oakum.engine.spec.resources import check, linux_resources
 from oakum.engine.spec.sysctls import pod_sysctls
 from oakum.engine.states import boot_id, process_start, sandbox_status, shim_lives, shim_seems_alive
+from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord, SandboxRecord, plain
 from oakum.errors import (
     AlreadyExists,
@@ -69,6 +70,9 @@ class Sandboxes:
             except AlreadyExists:
                 lock.release(gone=True)
                 continue  # somebody was quicker: join them
+            except BaseException:  # there is no such sandbox, and nobody else will let its lock go
+                lock.release(gone=True)
+                raise
             self._make(record, lock)
             return sandbox_id
 
@@ -138,7 +142,8 @@ class Sandboxes:
 
         layout = self._context.layout
         pod = layout.pod(record.id)
-        os.makedirs(pod, mode=0o711)
+        with storing("make pod directory", pod):
+            os.makedirs(pod, mode=0o711)
         client = spawn_shim(layout.state, _shim_request(record, pod))
         try:
             pid = client.pid()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from oakum.errors import SystemFailure
+from oakum.engine.storage import storage_error
 from oakum.linux.fd import Fd
 from oakum.model.rootfs import RootfsSource
 
@@ -29,7 +29,7 @@ def create(directory: str, places: Sequence[str], source: RootfsSource) -> dict[
                 os.rename(f"{directory}/.{number}.partial", target)
             found[place] = target
     except OSError as error:
-        raise SystemFailure.from_os_error(error, "make volume", directory) from error
+        raise storage_error(error, "make volume", directory) from error
     return found
 
 

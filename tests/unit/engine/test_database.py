@@ -14,7 +14,7 @@ from oakum.backend.config import ContainerConfig, ContainerMetadata, SandboxConf
 from oakum.engine.store import schema
 from oakum.engine.store.database import Store
 from oakum.engine.store.records import ContainerRecord, ImageName, ImageRecord, SandboxRecord
-from oakum.errors import AlreadyExists, DataLoss, FailedPrecondition, SystemFailure
+from oakum.errors import AlreadyExists, DataLoss, FailedPrecondition, ResourceExhausted
 
 
 def sandbox(
@@ -207,7 +207,7 @@ def test_the_database_is_for_its_owner_only(store: Store, path: str) -> None:
 def test_a_failed_commit_leaves_no_transaction_open(store: Store) -> None:
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(SystemFailure, match="full"):
+    with pytest.raises(ResourceExhausted, match="no space"):
         store.put_sandbox(SandboxRecord(**{**_fields(sandbox("a" * 64)), "name_key": "x" * 1_000_000}))
     store._connection.execute("PRAGMA max_page_count = 1000000")
     store.put_sandbox(sandbox("b" * 64))

@@ -15,6 +15,7 @@ import msgspec
 from oakum.engine.seccomp import default
 from oakum.engine.seccomp.profile import Profile
 from oakum.engine.spec.capabilities import ALL
+from oakum.engine.storage import storing
 from oakum.errors import InvalidArgument, Unimplemented
 from oakum.linux.durable import write_file_fast
 
@@ -61,8 +62,9 @@ def _cached(path: str, profile: Callable[[], Profile]) -> bytes:
     except FileNotFoundError:
         pass  # the usual first time
     program = compile_profile(profile())
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    write_file_fast(path, program)
+    with storing("keep seccomp program", path):
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        write_file_fast(path, program)
     return program
 
 

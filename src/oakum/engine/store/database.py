@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from oakum.engine.storage import storage_error
 from oakum.engine.store.records import (
     ContainerRecord,
     ImageName,
@@ -24,7 +25,7 @@ from oakum.engine.store.records import (
     SandboxRecord,
 )
 from oakum.engine.store.schema import migrate
-from oakum.errors import AlreadyExists, DataLoss, SystemFailure, Unavailable
+from oakum.errors import AlreadyExists, DataLoss, OakumError, ResourceExhausted, SystemFailure, Unavailable
 
 _BUSY_TIMEOUT_S = 30.0
 _encode = msgspec.json.Encoder().encode
@@ -49,7 +50,7 @@ class Store:
             # Before SQLite makes it (and its log beside it, with the same mode) readable for everybody.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         except OSError as error:
-            raise SystemFailure.from_os_error(error, "open database", path) from error
+            raise storage_error(error, "open database", path) from error
         try:
             self._connection = sqlite3.connect(
                 path,
@@ -91,14 +92,19 @@ class Store:
                 yield
             except BaseException:
                 self._depth = 0
-                self._run("ROLLBACK")
+                self._roll_back()
                 raise
             self._depth = 0
             try:
                 self._run("COMMIT")
-            except SystemFailure:  # no space: what was not committed must not stay open
-                self._run("ROLLBACK")
+            except OakumError:  # no space: what was not committed must not stay open
+                self._roll_back()
                 raise
+
+    def _roll_back(self) -> None:
+        # Some errors (a full disk among them) have made SQLite do it already.
+        if self._connection.in_transaction:
+            self._run("ROLLBACK")
 
     def _run(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         try:
@@ -403,10 +409,14 @@ class Store:
                 self._decoded.pop(digest, None)
 
 
-def _failure(error: sqlite3.Error, operation: str, path: str) -> Unavailable | DataLoss | SystemFailure:
+def _failure(error: sqlite3.Error, operation: str, path: str) -> OakumError:
     text = str(error)
     if "locked" in text or "busy" in text:
         return Unavailable(operation, path, text, hint="another oakum process keeps it; try again")
+    if "full" in text:
+        return ResourceExhausted(
+            operation, path, "no space left on device", hint="remove images or containers"
+        )
     if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
         return DataLoss(operation, path, text, hint="restore it from a backup or remove the root directory")
     return SystemFailure(operation, path, text)
