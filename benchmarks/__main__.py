@@ -39,6 +39,9 @@ def main() -> None:
         # imported one by one, so that a single benchmark needs only its own peers
         module = importlib.import_module(f"benchmarks.{name}")
         directory = tempfile.mkdtemp(prefix="oakum-b-")
+        # what lies below /run on a node: on a tmpfs for both sides
+        os.mkdir(f"{directory}/run")
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", f"{directory}/run"], check=True)
         try:
             peer, figures = module.run(directory, options.rounds)
         finally:

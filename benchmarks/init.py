@@ -25,7 +25,7 @@ _CGROUP = f"/oakum-bench-init-{os.getpid()}"
 
 def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
     """Measure; the peer's name and the figures."""
-    state = f"{directory}/state"
+    state = f"{directory}/run/state"
     template = make_bundle(f"{directory}/bundle", ["true"])
     long_lived = make_bundle(f"{directory}/sleeper", ["sleep", "600"])
     with ExitStack() as stack:
@@ -34,7 +34,7 @@ def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
         shim = start_shim(stack, state)
         sleeper = new_id()
         shim.create_and_start(ContainerRequest(sleeper, long_lived))
-        runc = ["runc", "--root", f"{directory}/runc"]
+        runc = ["runc", "--root", f"{directory}/run/runc"]
         subprocess.run([*runc, "run", "-d", "--bundle", long_lived, "sleeper"], check=True, stdin=subprocess.DEVNULL,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
         stack.callback(subprocess.run, [*runc, "delete", "-f", "sleeper"], check=True)

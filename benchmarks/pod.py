@@ -132,8 +132,12 @@ def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
     with ExitStack() as stack:
         registry = stack.enter_context(Registry(directory))
         image, pause = push_small(registry), push_pause(registry)
-        peer = stack.enter_context(ContainerdPeer(f"{directory}/c", pause_image=pause))
-        server = stack.enter_context(OakumServer(f"{directory}/root", f"{directory}/state", f"{directory}/o"))
+        peer = stack.enter_context(
+            ContainerdPeer(f"{directory}/c", pause_image=pause, state=f"{directory}/run/c")
+        )
+        server = stack.enter_context(
+            OakumServer(f"{directory}/root", f"{directory}/run/state", f"{directory}/o")
+        )
         stack.callback(remove_cgroups, _CGROUP)
         nodes = {
             "oakum": Node(

@@ -28,8 +28,12 @@ def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
         registry = stack.enter_context(Registry(directory))
         image, packed, raw = push_big(registry, directory)
         pause = push_pause(registry)
-        peer = stack.enter_context(ContainerdPeer(f"{directory}/c", pause_image=pause))
-        server = stack.enter_context(OakumServer(f"{directory}/root", f"{directory}/state", f"{directory}/o"))
+        peer = stack.enter_context(
+            ContainerdPeer(f"{directory}/c", pause_image=pause, state=f"{directory}/run/c")
+        )
+        server = stack.enter_context(
+            OakumServer(f"{directory}/root", f"{directory}/run/state", f"{directory}/o")
+        )
         sides = {
             "oakum": _puller(stack.enter_context(server.client()), image, registry),
             PEER: _puller(stack.enter_context(CriClient(peer.socket)), image, registry),

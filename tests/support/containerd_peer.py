@@ -22,11 +22,14 @@ CNI_PLUGINS = "/usr/lib/cni"
 class ContainerdPeer:
     """A running containerd: `with ContainerdPeer(directory, pause_image=...) as peer: grpc on peer.socket`.
 
-    `directory` must be short (unix sockets lie below it). Images of 127.0.0.0/8 registries come over HTTP.
+    `directory` must be short (unix sockets lie below it), and `state` (default below it). Images of 127.0.0.0/8 registries come over HTTP.
     """
 
-    def __init__(self, directory: str, *, pause_image: str, subnet: str = "10.199.0.0/20") -> None:
+    def __init__(
+        self, directory: str, *, pause_image: str, subnet: str = "10.199.0.0/20", state: str = ""
+    ) -> None:
         self.directory = directory
+        self._state = state or f"{directory}/state"
         self.socket = f"{directory}/c.sock"
         self._pause_image = pause_image
         self._subnet = subnet
@@ -68,7 +71,8 @@ class ContainerdPeer:
             except ProcessLookupError:
                 continue
         self._await_shims_gone()
-        unmount_below(self.directory)
+        for directory in (self.directory, self._state):
+            unmount_below(directory)
         subprocess.run(["ip", "link", "delete", self._bridge], check=False, capture_output=True)
 
     def ctr(self, *arguments: str, namespace: str = "k8s.io") -> str:
@@ -105,7 +109,7 @@ class ContainerdPeer:
         d = self.directory
         return f"""version = 2
 root = "{d}/root"
-state = "{d}/state"
+state = "{self._state}"
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
     "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs", "io.containerd.tracing.processor.v1.otlp"]
 [grpc]

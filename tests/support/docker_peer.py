@@ -20,12 +20,13 @@ _DOCKER = "/usr/bin/docker"
 class DockerPeer:
     """A running dockerd: `with DockerPeer(directory) as peer: peer.docker("run", ...)`.
 
-    `directory` must be short (unix sockets lie below it). Images come by `load`, for registries on the machine's
+    `directory` must be short (unix sockets lie below it), and `state` (default below it). Images come by `load`, for registries on the machine's
     loopback cannot be reached from its network namespace.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, state: str = "") -> None:
         self.directory = directory
+        self._state = state or f"{directory}/exec"
         self.socket = f"{directory}/docker.sock"
         self._netns = f"oakum-dk-{os.getpid()}"
         self._cgroup = f"/{self._netns}"
@@ -56,7 +57,7 @@ class DockerPeer:
                 "dockerd",
                 # nsenter and not `ip netns exec`: that would mount a /sys without cgroups
                 f"nsenter --net=/run/netns/{self._netns} dockerd -H {self.host} --config-file {d}/daemon.json"
-                f" --data-root {d}/data --exec-root {d}/exec -p {d}/pid --bridge {BRIDGE}"
+                f" --data-root {d}/data --exec-root {self._state} -p {d}/pid --bridge {BRIDGE}"
                 f" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent {self._cgroup}".split(),
                 f"{d}/log",
             )
@@ -72,7 +73,8 @@ class DockerPeer:
                 for container in self.docker("ps", "-aq").split():
                     self.docker("rm", "-f", container)
             self._daemon.stop(grace_s=20)
-        unmount_below(self.directory)
+        for directory in (self.directory, self._state):
+            unmount_below(directory)
         remove_cgroups(self._cgroup)
         subprocess.run(["ip", "netns", "delete", self._netns], check=False, capture_output=True)
 
