@@ -232,6 +232,26 @@ def test_a_detached_container_with_rm_goes_when_it_ends(box: Box) -> None:
     wait_for(lambda: container_id not in box.containers(), "the container stayed")
 
 
+def test_what_was_left_with_rm_still_goes_when_it_ends(box: Box) -> None:
+    with box.terminal("run", "--rm", "-it", "--name", "brief", box.image, "sh") as terminal:
+        terminal.expect(r"# ")
+        terminal.type("\x10\x11")
+        assert terminal.wait() == 0
+    (container_id,) = box.containers()
+    box("kill", "brief")
+    wait_for(lambda: container_id not in box.containers(), "the container stayed")
+
+
+def test_a_terminal_that_is_closed_takes_the_shell_along(box: Box) -> None:
+    with box.terminal("run", "--rm", "-it", box.image, "sh") as terminal:
+        terminal.expect(r"# ")
+        os.close(terminal.slave)
+        os.close(terminal.master)
+        assert terminal.process.wait(30) != 0
+        terminal.master, terminal.slave = os.openpty()  # for the fixture to close
+    wait_for(lambda: box.containers() == [], "the container stayed")
+
+
 def test_a_terminal_is_refused_where_there_is_none(box: Box) -> None:
     done = box.full("run", "--rm", "-it", box.image, "true")
     assert done.returncode == 125
