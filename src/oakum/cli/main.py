@@ -5,11 +5,24 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from typing import NoReturn
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard stream was closed (`>&-`): else the next file opened would take its number."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null_fd = os.open(os.devnull, os.O_RDWR)
+            if null_fd != fd:
+                os.dup2(null_fd, fd)
+                os.close(null_fd)
+            setattr(sys, name, open(fd, mode, closefd=False, encoding="utf-8"))  # noqa: SIM115 - for the life of the process
 
 
 def main() -> NoReturn:
     """Run the command line of this process, and end it."""
+    _open_standard_streams()
     # Start-up makes many objects and no garbage: with the usual threshold the collector would run through them
     # a dozen times before the command does, which is a tenth of the time until then (measured).
     gc.set_threshold(50_000, 20, 100)

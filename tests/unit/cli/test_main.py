@@ -247,3 +247,13 @@ def test_who_is_not_root_is_told_so(monkeypatch, capsys, tmp_path) -> None:
     assert invoke(["--root", str(tmp_path / "r"), "--state", str(tmp_path / "s"), "ps"]) == 1
     assert "is not root" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_standard_streams_are_no_trouble(closed: tuple[int, ...]) -> None:
+    redirections = " ".join(f"{fd}{'<' if fd == 0 else '>'}&-" for fd in closed)
+    script = f"{sys.executable} -m oakum.cli.main version {redirections}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout.startswith("oakum ") == (1 not in closed)
