@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -131,8 +132,8 @@ def test_killed_while_pods_are_being_made(server: OakumServer, busybox: str, tmp
     assert server.shim_pids() == []
 
 
-def _run_one(socket: str, name: str, image: str) -> None:
-    with CriClient(socket) as client:
+def _run_one(path: str, name: str, image: str) -> None:
+    with CriClient(path) as client:
         try:
             pod = client.run_pod(pod_config(name))
             client.start(client.create(pod, container_config("c", image, "sleep", "600")))
@@ -165,6 +166,24 @@ def test_a_second_server_on_the_same_directories_is_refused(server: OakumServer,
     (tmp_path / "t").mkdir()
     with pytest.raises(RuntimeError, match=f"process {server.pid} serves this state directory already"):
         second.start()
+
+
+def test_a_pull_that_its_client_gave_up_lets_go_of_the_line(server: OakumServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hole, server.client() as client:
+        name = f"127.0.0.1:{hole.getsockname()[1]}/never:answers"
+        call = client.images.PullImage.future(pb.PullImageRequest(image=pb.ImageSpec(image=name)))
+        hole.settimeout(20)
+        line, _ = hole.accept()
+        with line:
+            line.settimeout(20)
+            call.cancel()
+            while line.recv(65536):
+                pass
+    assert server.daemon is not None
+    assert server.daemon.stop() == 0
+    log = Path(server.log_path).read_text()
+    assert "code=CANCELLED" in log
+    assert "ended calls_left=0" in log
 
 
 def pss_kb(pid: int) -> int:
