@@ -142,11 +142,18 @@ def test_an_import_inside_a_function_says_why() -> None:
                 )  # fmt: skip
                 if not any(m.split(".")[0] == "oakum" for m in modules):
                     continue
-                # a comment on it, above it, or above the block of imports it belongs to
-                first = node.lineno - 1
-                while lines[first - 1].strip().startswith(("from ", "import ")) and "#" not in lines[first]:
-                    first -= 1
-                if "#" not in lines[first] and not lines[first - 1].strip().startswith("#"):
+                # one comment speaks for a whole block of imports: on one of its lines, or above it
+                first = last = node
+                while (place := function.body.index(first)) and isinstance(
+                    function.body[place - 1], ast.Import | ast.ImportFrom
+                ):
+                    first = function.body[place - 1]
+                while (place := function.body.index(last) + 1) < len(function.body) and isinstance(
+                    function.body[place], ast.Import | ast.ImportFrom
+                ):
+                    last = function.body[place]
+                block = lines[first.lineno - 2 : last.end_lineno]
+                if not any("#" in line for line in block):
                     silent.append(f"{named(path)}:{node.lineno}")
     assert not silent
 
