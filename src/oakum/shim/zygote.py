@@ -55,7 +55,7 @@ def main(idle_s: float, state: str) -> None:
     gc.collect()
     gc.freeze()
     listener = socket.socket(fileno=LISTENER_FD)
-    os.set_inheritable(LISTENER_FD, False)  # noqa: FBT003
+    os.set_inheritable(LISTENER_FD, False)  # noqa: FBT003 - the standard library's signature
     Zygote(listener, directory_fd, idle_s).run()
 
 
