@@ -71,7 +71,7 @@ class Namespace:
 
     @cached_property
     def _statistics(self) -> Statistics:
-        from oakum.engine.stats import Statistics
+        from oakum.engine.stats import Statistics  # see above
 
         return Statistics(self._context, self._sandboxes, self._containers)
 
@@ -470,7 +470,7 @@ class Engine:
 
         For the start of a server and after a reboot.
         """
-        from oakum.engine.recovery import recover_fully
+        from oakum.engine.recovery import recover_fully  # as in `recover`
 
         return recover_fully(self._context, self.namespace)
 
@@ -479,7 +479,7 @@ class Engine:
 
         Does nothing while a pull or import is in flight: the last of them does it at its end.
         """
-        from oakum.engine.garbage import collect
+        from oakum.engine.garbage import collect  # only image calls need it
 
         return collect(self._context)
 

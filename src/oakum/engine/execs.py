@@ -135,7 +135,7 @@ class Execs:
 
 def _owning(client: ShimClient, started: Exec) -> Exec:
     """The exec, with the connection that was opened for it: `close` ends both."""
-    from oakum.shim.client import Exec
+    from oakum.shim.client import Exec  # loaded by now; a name for the checker above
 
     class OwningExec(Exec):
         def close(self) -> None:

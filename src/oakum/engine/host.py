@@ -32,7 +32,7 @@ _OWN_NODES: Final = frozenset(
         "/dev/ptmx",
     }
 )
-_OWN_TREES: Final = frozenset({"/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/.udev"})  # noqa: S108
+_OWN_TREES: Final = frozenset({"/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/.udev"})  # noqa: S108 - the host's, only left out
 _TYPES: Final = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
 
 

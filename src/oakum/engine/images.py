@@ -234,6 +234,7 @@ class Images:
 
     def push(self, image: str, *, auth: AuthConfig | None, progress: PullProgress | None) -> str:
         """Send an image to the registry of its name; the digest there."""
+        # As for pulls.
         from oakum.images.layers import no_progress
         from oakum.images.push import push
 
@@ -270,7 +271,7 @@ class Images:
 
     def export_archive(self, names: Sequence[str], path: str, *, archive_format: str) -> None:
         """Write images as an archive; a file appears only when it is complete."""
-        from oakum.images.archive import ExportedImage, export_archive
+        from oakum.images.archive import ExportedImage, export_archive  # as for imports
 
         if archive_format not in ("oci", "docker"):
             raise InvalidArgument(
@@ -445,7 +446,7 @@ def _credentials(auth: AuthConfig | None) -> Credentials | None:
     """What the caller gave; None lets the client look into docker's config.json."""
     if auth is None or auth == AuthConfig():
         return None
-    from oakum.images.credentials import from_auth_config
+    from oakum.images.credentials import from_auth_config  # most pulls need none
 
     return from_auth_config(
         username=auth.username,
@@ -480,7 +481,7 @@ def _record(pulled: PulledImage) -> ImageRecord:
 
 
 def _created_ns(text: str) -> int:
-    from oakum.engine.logs import parse_time
+    from oakum.engine.logs import parse_time  # only for images that come in
 
     return max(0, parse_time(text.encode(errors="replace")) or 0)
 

@@ -16,6 +16,7 @@ import oakum
 from oakum.backend.status import Condition, HandlerFeatures, RuntimeStatus
 from oakum.engine import host
 from oakum.engine.context import Context
+from oakum.engine.spec.capabilities import ALL
 from oakum.errors import OakumError
 
 
@@ -48,8 +49,6 @@ def engine_info(context: Context) -> dict[str, Any]:
 
 def _missing_capabilities() -> list[str]:
     """What this host withholds from us, and so from every container."""
-    from oakum.engine.spec.capabilities import ALL
-
     try:
         with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
             last = int(file.read())

@@ -32,7 +32,7 @@ def defaults(*, privileged: bool, shm_path: str) -> list[dict[str, Any]]:
     access = "rw" if privileged else "ro"
     hard = ["nosuid", "noexec", "nodev"]
     shm: dict[str, Any] = (
-        {"destination": "/dev/shm", "type": "bind", "source": shm_path, "options": ["rbind", *hard, "rw"]}  # noqa: S108
+        {"destination": "/dev/shm", "type": "bind", "source": shm_path, "options": ["rbind", *hard, "rw"]}  # noqa: S108 - the container's place for the pod's memory
         if shm_path
         else {
             "destination": "/dev/shm",  # noqa: S108 - the container's own

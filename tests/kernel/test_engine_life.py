@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers that run, are limited, watched, entered, stopped and lost, on the real kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oakum.backend.config import (
+    Resources,
+)
+from oakum.errors import (
+    CommandNotRunnable,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+)
+from tests.conftest import Directories
+from tests.support.engines import Lab, eventually, laboratory
+from tests.support.leaks import cgroup_mounts
+
+
+@pytest.fixture(scope="module")
+def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
+        yield made
+
+
+@pytest.mark.parametrize(("command", "code"), [("/no/such/file", 127), ("/etc/passwd", 126)])
+def test_a_command_that_cannot_run(lab: Lab, command: str, code: int) -> None:
+    with lab.pod("bad") as pod:
+        container = lab.cri.create_container(pod, lab.container("c", command=(command,)))
+        with pytest.raises(CommandNotRunnable, match=command):
+            lab.cri.start_container(container)
+        status = lab.cri.container_status(container)
+        assert (status.state, status.exit_code, status.reason) == ("exited", code, "StartError")
+        assert command in status.message
+        assert lab.cri.wait(container, timeout_s=1).exit_code == code
+
+
+def test_stopping(lab: Lab) -> None:
+    with lab.pod("stop") as pod:
+        stubborn = lab.started(pod, "stubborn", "trap '' TERM; sleep 1000 & while :; do sleep 0.1; done")
+        began = time.monotonic()
+        lab.cri.stop_container(stubborn, timeout_s=0.3)
+        assert 0.3 <= time.monotonic() - began < 5
+        status = lab.cri.container_status(stubborn)
+        assert (status.exit_code, status.reason) == (137, "Error")
+        chosen = lab.started(
+            pod, "chosen", "trap 'exit 9' HUP; while :; do sleep 0.05; done", stop_signal="HUP"
+        )
+        time.sleep(0.1)
+        lab.cri.stop_container(chosen, timeout_s=10)
+        assert lab.cri.container_status(chosen).exit_code == 9
+
+
+@pytest.mark.cgroup
+def test_signals_pause_and_waiting(lab: Lab) -> None:
+    with lab.pod("signals") as pod:
+        container = lab.started(pod, script="trap 'exit 5' USR1; while :; do sleep 0.05; done")
+        with pytest.raises(DeadlineExceeded):
+            lab.cri.wait(container, timeout_s=0.1)
+        lab.cri.pause(container)
+        assert lab.cri.container_status(container).state == "paused"
+        with pytest.raises(FailedPrecondition, match="paused"):
+            lab.cri.exec_sync(container, ["true"], timeout_s=1)
+        lab.cri.resume(container)
+        assert lab.run(container, "echo", "back") == "back\n"
+        lab.cri.kill(container, signal.SIGUSR1)
+        assert lab.cri.wait(container, timeout_s=10).exit_code == 5
+        with pytest.raises(FailedPrecondition, match="exited"):
+            lab.cri.kill(container, signal.SIGUSR1)
+        paused = lab.started(pod, "paused")
+        lab.cri.pause(paused)
+        lab.cri.stop_container(paused, timeout_s=5)
+        assert lab.cri.container_status(paused).state == "exited"
+
+
+def test_exec(lab: Lab) -> None:
+    with lab.pod("exec") as pod:
+        container = lab.started(pod, envs=(("KEPT", "yes"),))
+        result = lab.cri.exec_sync(
+            container, ["sh", "-c", "echo out; echo err >&2; echo $KEPT; exit 3"], timeout_s=10
+        )
+        assert (result.exit_code, result.stdout, result.stderr) == (3, b"out\nyes\n", b"err\n")
+        big = lab.cri.exec_sync(container, ["head", "-c", "3000000", "/dev/zero"], timeout_s=20)
+        assert len(big.stdout) == 3_000_000
+        with pytest.raises(CommandNotRunnable):
+            lab.cri.exec_sync(container, ["/none"], timeout_s=10)
+        with pytest.raises(InvalidArgument):
+            lab.cri.exec_sync(container, [], timeout_s=10)
+        began = time.monotonic()
+        background = lab.cri.exec_sync(container, ["sh", "-c", "sleep 70 & echo left"], timeout_s=20)
+        assert background.stdout == b"left\n"
+        assert time.monotonic() - began < 8
+        lab.cri.stop_container(container, timeout_s=5)
+        with pytest.raises(FailedPrecondition, match="exited"):
+            lab.cri.exec_sync(container, ["true"], timeout_s=10)
+
+
+def test_an_exec_that_takes_too_long_dies_with_all_its_children(lab: Lab) -> None:
+    with lab.pod("late") as pod:
+        container = lab.started(pod)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            lab.cri.exec_sync(container, ["sh", "-c", "sleep 4321 & sleep 4321"], timeout_s=0.3)
+        assert time.monotonic() - began < 5
+        eventually(lambda: "4321" not in lab.run(container, "ps"))
+
+
+@pytest.mark.cgroup
+def test_limits_reach_the_kernel_and_can_be_changed(lab: Lab) -> None:
+    def memory_limit(path: str) -> int:
+        for top in cgroup_mounts():
+            for name in ("memory.limit_in_bytes", "memory.max"):
+                file = Path(f"{top}{path}/{name}")
+                if file.exists():
+                    return int(file.read_text())
+        raise AssertionError("no memory controller")
+
+    with lab.pod("limits") as pod:
+        config = lab.container("c", resources=Resources(memory_limit_bytes=64 << 20, pids_limit=50))
+        container = lab.cri.create_container(pod, config)
+        lab.cri.update_container_resources(container, Resources(memory_limit_bytes=80 << 20))
+        lab.cri.start_container(container)
+        path = lab.cri.container_status(container).cgroup_path
+        assert memory_limit(path) == 80 << 20
+        lab.cri.update_container_resources(container, Resources(memory_limit_bytes=96 << 20))
+        assert memory_limit(path) == 96 << 20
+        status = lab.cri.container_status(container)
+        assert status.resources.memory_limit_bytes == 96 << 20
+        assert status.resources.pids_limit == 50
+        stats = lab.cri.container_stats(container)
+        assert stats.memory is not None
+        assert stats.memory.limit_bytes == 96 << 20
+
+
+@pytest.mark.cgroup
+def test_running_out_of_memory_is_said(lab: Lab) -> None:
+    with lab.pod("oom") as pod:
+        container = lab.started(
+            pod, script="x=a; while :; do x=$x$x; done", resources=Resources(memory_limit_bytes=16 << 20)
+        )
+        assert lab.cri.wait(container, timeout_s=60).oom_killed
+        status = lab.cri.container_status(container)
+        assert (status.exit_code, status.reason) == (137, "OOMKilled")
+
+
+@pytest.mark.cgroup
+def test_statistics(lab: Lab) -> None:
+    with lab.pod("stats") as pod:
+        busy = lab.started(pod, "busy", "while :; do :; done")
+        lab.started(pod, "idle")
+        lab.cri.list_sandbox_stats()
+        time.sleep(0.4)
+        (found,) = [s for s in lab.cri.list_sandbox_stats() if s.id == pod]
+        by_id = {c.id: c for c in found.containers}
+        assert len(by_id) == 2
+        cpu = by_id[busy].cpu
+        assert cpu is not None
+        assert cpu.usage_nano_cores is not None
+        assert cpu.usage_nano_cores > 50_000_000
+        assert found.cpu is not None
+        assert found.cpu.usage_core_ns >= cpu.usage_core_ns
+        assert found.default_interface == "eth0"
+        assert found.pids >= 2
+        lab.run(busy, "sh", "-c", "head -c 200000 /dev/zero > /file")
+        alone = lab.cri.container_stats(busy)
+        assert alone.memory is not None
+        assert alone.memory.working_set_bytes > 0
+        assert alone.writable_layer is not None
+
+
+def test_a_container_whose_shim_is_killed(lab: Lab) -> None:
+    with lab.pod("shimless") as pod:
+        container = lab.started(pod)
+        pid = lab.cri.container_status(container).pid
+        os.kill(lab.cri.sandbox_status(pod).shim_pid, signal.SIGKILL)
+        eventually(lambda: lab.cri.sandbox_status(pod).state == "not_ready")
+        status = lab.cri.container_status(container)
+        assert (status.state, status.exit_code, status.reason) == ("exited", 255, "Unknown")
+        lab.engine.recover()
+        eventually(lambda: not os.path.exists(f"/proc/{pid}"))
+        assert lab.cri.container_status(container).exit_code == 255
+        assert lab.cri.wait(container, timeout_s=1).reason == "Unknown"
+        with pytest.raises(FailedPrecondition):
+            lab.cri.create_container(pod, lab.container("more"))
+        assert lab.engine.recover() == []
+
+
+def test_the_log_is_followed_over_a_rotation(lab: Lab) -> None:
+    with lab.pod("rotate") as pod:
+        container = lab.started(
+            pod, script="i=0; while [ $i -lt 40 ]; do echo $i; i=$((i+1)); sleep 0.02; done"
+        )
+        lines = lab.cri.logs(container, follow=True)
+        seen = [next(lines).data for _ in range(10)]
+        path = lab.cri.container_status(container).log_path
+        os.rename(path, f"{path}.1")
+        lab.cri.reopen_container_log(container)
+        seen += [line.data for line in lines]
+        assert seen == [b"%d" % n for n in range(40)]
+        assert os.path.exists(path)
