@@ -206,3 +206,12 @@ def test_the_log_is_followed_over_a_rotation(lab: Lab) -> None:
         seen += [line.data for line in lines]
         assert seen == [b"%d" % n for n in range(40)]
         assert os.path.exists(path)
+
+
+def test_what_the_host_cannot_do_is_said(lab: Lab) -> None:
+    """Without CAP_SYS_RESOURCE a score cannot be lowered: it is clamped, and the container runs."""
+    with lab.pod("warned") as pod:
+        container = lab.started(pod, resources=Resources(oom_score_adj=-999))
+        score = int(lab.run(container, "cat", "/proc/1/oom_score_adj"))
+        warnings = lab.cri.inspect_container(container)["warnings"]
+        assert (score == -999) != any("oom_score_adj" in line for line in warnings)

@@ -143,6 +143,7 @@ class Catalog:
         return {
             "status": plain(status),
             "phase": record.phase,
+            "warnings": list(record.warnings),
             "image": {"manifest_digest": record.manifest_digest, "chain_id": record.chain_id},
             "rootfs": snapshot.to_dict(),
             "spec": creation.config_of(self._context, record.id),

@@ -233,6 +233,7 @@ class Containers(Catalog):
                     phase="started",
                     pid=created.pid,
                     started_at_ns=created.started_at_ns,
+                    warnings=created.warnings,
                     user=ContainerUser(uid=created.uid, gid=created.gid, supplemental_groups=created.groups),
                 )
             )

@@ -172,6 +172,7 @@ class Sandboxes:
                 addresses=addresses,
                 interface=attachment.interface if attachment else "",
                 host_interface=attachment.host_interface if attachment else "",
+                warnings=attachment.warnings if attachment else (),
             )
         )
 
@@ -319,6 +320,7 @@ class Sandboxes:
             "phase": record.phase,
             "interface": record.interface,
             "host_interface": record.host_interface,
+            "warnings": list(record.warnings),
             "directory": self._context.layout.sandbox(record.id),
             "live_directory": self._context.layout.pod(record.id),
             "containers": [c.id for c in store.containers_of(record.id)],

@@ -37,6 +37,7 @@ class SandboxRecord(Struct, frozen=True, kw_only=True):
     has_network: bool = False
     interface: str = ""
     host_interface: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class ExitFacts(Struct, frozen=True, kw_only=True):
@@ -52,7 +53,10 @@ class ExitFacts(Struct, frozen=True, kw_only=True):
 
 
 class ContainerRecord(Struct, frozen=True, kw_only=True):
-    """A container. `manifest_digest` and `volume_manifests` keep images from being collected."""
+    """A container. `manifest_digest` and `image_mounts` (view key, manifest) keep images from being collected.
+
+    `warnings` is what this host could not do of what was asked for.
+    """
 
     id: str
     namespace: str
@@ -77,6 +81,7 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     started_at_ns: int = 0
     paused: bool = False
     exit: ExitFacts | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class ImageRecord(Struct, frozen=True, kw_only=True):
