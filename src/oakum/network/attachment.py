@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
 INTERFACE: Final = "eth0"
@@ -35,11 +36,35 @@ class PortRequest(Protocol):
         ...
 
 
+class AttachmentOptions(NamedTuple):
+    """What a sandbox wants of its network beyond ports; empty and 0 mean "not said".
+
+    Rates are bits a second as the sandbox sees them: `ingress` is what it receives. `dns_*`, `pod_*`, `annotations`,
+    `cgroup_path`, `device_id`, `infiniband_guid` and `arguments` are for CNI plugins.
+    """
+
+    addresses: tuple[str, ...] = ()
+    mac: str = ""
+    ingress_bits_per_s: int = 0
+    egress_bits_per_s: int = 0
+    dns_servers: tuple[str, ...] = ()
+    dns_searches: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    pod_name: str = ""
+    pod_namespace: str = ""
+    pod_uid: str = ""
+    annotations: Mapping[str, str] = {}
+    cgroup_path: str = ""
+    device_id: str = ""
+    infiniband_guid: str = ""
+    arguments: dict[str, str] = {}
+
+
 class Attachment(NamedTuple):
     """A sandbox's place in a network.
 
     `addresses` has IPv4 first and then, where the host has it, IPv6; `gateways` answers it one to one.
-    `warnings` says what could not be done, for people.
+    `warnings` says what could not be done, for people. `dns_*` is what the network itself says of name resolution.
     """
 
     sandbox_id: str
@@ -54,6 +79,9 @@ class Attachment(NamedTuple):
     interface: str = INTERFACE
     hostname: str = ""
     warnings: tuple[str, ...] = ()
+    dns_servers: tuple[str, ...] = ()
+    dns_searches: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:
