@@ -13,7 +13,8 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
@@ -33,7 +34,17 @@ current_rpc: ContextVar[str] = ContextVar("current_rpc", default="")
 _MAX_DETAILS = 4096
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 # RPCs that only look: a kubelet makes several a second, so they are logged at debug level
-_LOOKS = ("List", "Stream", "Version", "Status", "RuntimeConfig", "ImageFsInfo", "ImageStatus", "ExecSync")
+_LOOKS = (
+    "List",
+    "Stream",
+    "GetContainerEvents",
+    "Version",
+    "Status",
+    "RuntimeConfig",
+    "ImageFsInfo",
+    "ImageStatus",
+    "ExecSync",
+)
 
 # failures that are the client's own or that it asked for
 _CLIENTS_OWN = (
@@ -47,6 +58,7 @@ _CLIENTS_OWN = (
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Awaitable[Any]]
+StreamHandler = Callable[[Any, Context], AsyncIterator[Any]]
 _untyped = cast("Any", grpc)  # the stubs of these two functions know no types
 
 
@@ -70,8 +82,11 @@ class Edge(_Interceptor):
             return handler
         method = handler_call_details.method.rpartition("/")[2]
         if handler.response_streaming:
+            stream = cast("StreamHandler", handler.unary_stream)
+            if not inspect.isasyncgenfunction(stream):  # the generated base class: nobody implements it here
+                stream = _unimplemented_stream(method)
             return _untyped.unary_stream_rpc_method_handler(
-                _unimplemented_stream(method),
+                _around_stream(method, stream),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
@@ -92,41 +107,70 @@ def _unimplemented(method: str) -> Handler:
     return handler
 
 
-def _unimplemented_stream(method: str) -> Callable[[Any, Context], AsyncIterator[Any]]:
+def _unimplemented_stream(method: str) -> StreamHandler:
     async def handler(request: Any, context: Context) -> AsyncIterator[Any]:
-        yield await _around(method, _unimplemented(method))(request, context)
+        yield await _unimplemented(method)(request, context)
 
     return handler
 
 
+class _Failed(Exception):
+    """Carries the status that a call ends with out of `_edge`."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(code, details)
+        self.code = code
+        self.details = details
+
+
+@contextmanager
+def _edge(method: str, request: Message) -> Generator[None]:
+    """The edge of the process around one call: NUL check, error to status, one log line. Raises _Failed."""
+    current_rpc.set(method)
+    began = time.monotonic()
+
+    def done(code: grpc.StatusCode, details: str = "") -> None:
+        _log(method, request, code, details, time.monotonic() - began)
+
+    try:
+        refuse_nul(request)
+        yield
+    except OakumError as error:
+        code, details = _CODES[grpc_status_number(error)], str(error)
+        done(code, details)
+    except (asyncio.CancelledError, GeneratorExit):
+        done(grpc.StatusCode.CANCELLED, "the client gave up")
+        raise
+    except Exception:
+        # the edge of the process: a bug in one call must not end the others
+        reference = os.urandom(4).hex()
+        log.exception("rpc failed by a bug", extra={"fields": {**_subject(request), "reference": reference}})
+        code, details = grpc.StatusCode.INTERNAL, f"internal error (reference {reference} in the log)"
+    else:
+        done(grpc.StatusCode.OK)
+        return
+    raise _Failed(code, details[:_MAX_DETAILS])
+
+
 def _around(method: str, inner: Handler) -> Handler:
     async def handler(request: Message, context: Context) -> Any:
-        current_rpc.set(method)
-        began = time.monotonic()
-
-        def done(code: grpc.StatusCode, details: str = "") -> None:
-            _log(method, request, code, details, time.monotonic() - began)
-
         try:
-            refuse_nul(request)
-            response = await inner(request, context)
-        except OakumError as error:
-            code, details = _CODES[grpc_status_number(error)], str(error)
-            done(code, details)
-        except asyncio.CancelledError:
-            done(grpc.StatusCode.CANCELLED, "the client gave up")
-            raise
-        except Exception:
-            # the edge of the process: a bug in one call must not end the others
-            reference = os.urandom(4).hex()
-            log.exception(
-                "rpc failed by a bug", extra={"fields": {**_subject(request), "reference": reference}}
-            )
-            code, details = grpc.StatusCode.INTERNAL, f"internal error (reference {reference} in the log)"
-        else:
-            done(grpc.StatusCode.OK)
-            return response
-        return await context.abort(code, details[:_MAX_DETAILS])
+            with _edge(method, request):
+                return await inner(request, context)
+        except _Failed as failed:
+            return await context.abort(failed.code, failed.details)
+
+    return handler
+
+
+def _around_stream(method: str, inner: StreamHandler) -> StreamHandler:
+    async def handler(request: Message, context: Context) -> AsyncIterator[Any]:
+        try:
+            with _edge(method, request):
+                async for response in inner(request, context):
+                    yield response
+        except _Failed as failed:
+            await context.abort(failed.code, failed.details)
 
     return handler
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Create, Start, Stop, Remove and ContainerStatus, ListContainers, UpdateContainerResources, ReopenContainerLog."""
+"""Create, Start, Stop, Remove; status, lists, limits and the log of containers."""
 
 # ruff: noqa: N802 - the methods are named as the RPCs are
 
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import AsyncIterator, Sequence
 
 from oakum.api.cri._proto import cri_pb2 as pb
+from oakum.api.cri.chunks import chunks
 from oakum.api.cri.convert.checks import present, refusal, within
 from oakum.api.cri.convert.containers import (
     read_container_config,
@@ -62,14 +64,25 @@ class ContainerRpcs(RuntimeRpcs):
         self, request: pb.ListContainersRequest, _context: Context
     ) -> pb.ListContainersResponse:
         """The containers that match, newest first. Spec: CRI v1 ListContainers."""
-        wanted = read_container_filter(request.filter)
-        if wanted.state != "running":
-            found = await self.calls.quick(self.runtime.list_containers, wanted)
-        else:  # a paused container counts as running in CRI, so both are asked for
-            anyhow = ContainerFilter(id=wanted.id, sandbox_id=wanted.sandbox_id, labels=wanted.labels)
-            everything = await self.calls.quick(self.runtime.list_containers, anyhow)
-            found = [c for c in everything if c.state in ("running", "paused")]
+        found = await self._matching(request.filter)
         return pb.ListContainersResponse(containers=[write_container(c) for c in found])
+
+    async def StreamContainers(
+        self, request: pb.StreamContainersRequest, _context: Context
+    ) -> AsyncIterator[pb.StreamContainersResponse]:
+        """As ListContainers, in pieces. Spec: CRI v1 StreamContainers."""
+        found = await self._matching(request.filter)
+        for piece in chunks(write_container(c) for c in found):
+            yield pb.StreamContainersResponse(containers=piece)
+
+    async def _matching(self, wanted_message: pb.ContainerFilter) -> Sequence[ContainerStatus]:
+        wanted = read_container_filter(wanted_message)
+        if wanted.state != "running":
+            return await self.calls.quick(self.runtime.list_containers, wanted)
+        # a paused container counts as running in CRI, so both are asked for
+        anyhow = ContainerFilter(id=wanted.id, sandbox_id=wanted.sandbox_id, labels=wanted.labels)
+        everything = await self.calls.quick(self.runtime.list_containers, anyhow)
+        return [c for c in everything if c.state in ("running", "paused")]
 
     async def ContainerStatus(
         self, request: pb.ContainerStatusRequest, _context: Context

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 
 from oakum.api.cri._proto import cri_pb2 as pb
+from oakum.api.cri.chunks import chunks
 from oakum.api.cri.convert.images import read_auth, read_image_name, write_image
 from oakum.api.cri.convert.runtime import image_info
 from oakum.api.cri.convert.stats import write_filesystem
@@ -16,13 +18,21 @@ from oakum.api.cri.rpc.base import Context, ImageRpcs
 
 
 class ImageServiceRpcs(ImageRpcs):
-    """The whole of ImageService but its stream."""
+    """The whole of ImageService."""
 
     async def ListImages(self, request: pb.ListImagesRequest, _context: Context) -> pb.ListImagesResponse:
         """All images, or the one that the filter names. Spec: CRI v1 ListImages."""
         wanted = request.filter.image.image
         found = await self.calls.quick(self.images.list_images, wanted)
         return pb.ListImagesResponse(images=[write_image(i) for i in found])
+
+    async def StreamImages(
+        self, request: pb.StreamImagesRequest, _context: Context
+    ) -> AsyncIterator[pb.StreamImagesResponse]:
+        """As ListImages, in pieces. Spec: CRI v1 StreamImages."""
+        found = await self.calls.quick(self.images.list_images, request.filter.image.image)
+        for piece in chunks(write_image(i) for i in found):
+            yield pb.StreamImagesResponse(images=piece)
 
     async def ImageStatus(self, request: pb.ImageStatusRequest, _context: Context) -> pb.ImageStatusResponse:
         """One image; an answer without one means that there is none. Spec: CRI v1 ImageStatus."""

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 
 from oakum.api.cri._proto import cri_pb2 as pb
+from oakum.api.cri.chunks import chunks
 from oakum.api.cri.convert.checks import present
 from oakum.api.cri.convert.containers import write_container_status
 from oakum.api.cri.convert.runtime import sandbox_info
@@ -75,3 +77,11 @@ class SandboxRpcs(RuntimeRpcs):
         """The sandboxes that match, newest first. Spec: CRI v1 ListPodSandbox."""
         found = await self.calls.quick(self.runtime.list_sandboxes, read_sandbox_filter(request.filter))
         return pb.ListPodSandboxResponse(items=[write_sandbox(s) for s in found])
+
+    async def StreamPodSandboxes(
+        self, request: pb.StreamPodSandboxesRequest, _context: Context
+    ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
+        """As ListPodSandbox, in pieces. Spec: CRI v1 StreamPodSandboxes."""
+        found = await self.calls.quick(self.runtime.list_sandboxes, read_sandbox_filter(request.filter))
+        for piece in chunks(write_sandbox(s) for s in found):
+            yield pb.StreamPodSandboxesResponse(pod_sandboxes=piece)

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ContainerStats, ListContainerStats, PodSandboxStats, ListPodSandboxStats."""
+"""Statistics of one container or sandbox, of those that match, and the same in pieces."""
 
 # ruff: noqa: N802 - the methods are named as the RPCs are
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from oakum.api.cri._proto import cri_pb2 as pb
+from oakum.api.cri.chunks import chunks
 from oakum.api.cri.convert.checks import present
 from oakum.api.cri.convert.containers import read_container_stats_filter
 from oakum.api.cri.convert.sandboxes import read_sandbox_stats_filter
@@ -49,3 +52,21 @@ class StatsRpcs(RuntimeRpcs):
         wanted = read_sandbox_stats_filter(request.filter)
         found = await self.calls.quick(self.runtime.list_sandbox_stats, wanted)
         return pb.ListPodSandboxStatsResponse(stats=[write_sandbox_stats(s) for s in found])
+
+    async def StreamContainerStats(
+        self, request: pb.StreamContainerStatsRequest, _context: Context
+    ) -> AsyncIterator[pb.StreamContainerStatsResponse]:
+        """As ListContainerStats, in pieces. Spec: CRI v1 StreamContainerStats."""
+        wanted = read_container_stats_filter(request.filter)
+        found = await self.calls.quick(self.runtime.list_container_stats, wanted)
+        for piece in chunks(write_container_stats(s) for s in found):
+            yield pb.StreamContainerStatsResponse(container_stats=piece)
+
+    async def StreamPodSandboxStats(
+        self, request: pb.StreamPodSandboxStatsRequest, _context: Context
+    ) -> AsyncIterator[pb.StreamPodSandboxStatsResponse]:
+        """As ListPodSandboxStats, in pieces. Spec: CRI v1 StreamPodSandboxStats."""
+        wanted = read_sandbox_stats_filter(request.filter)
+        found = await self.calls.quick(self.runtime.list_sandbox_stats, wanted)
+        for piece in chunks(write_sandbox_stats(s) for s in found):
+            yield pb.StreamPodSandboxStatsResponse(pod_sandbox_stats=piece)
