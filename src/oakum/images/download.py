@@ -99,7 +99,7 @@ class Downloader:
             keep = True
             try:
                 await self._fill(ingest, advance)
-                await asyncio.to_thread(ingest.commit)
+                await _to_its_end(ingest.commit)
             except ResourceExhausted:
                 keep = False  # give the space back
                 raise
@@ -199,3 +199,13 @@ def _bytes_to_skip(response: aiohttp.ClientResponse, ingest: Ingest) -> int:
             "download blob", ingest.digest, f"the registry has {total} bytes, the manifest says {ingest.size}"
         )
     return skip
+
+
+async def _to_its_end(step: Callable[[], None]) -> None:
+    """Run `step` in a thread and wait until it is over, also when cancelled: what it works on is closed after it."""
+    running = asyncio.get_running_loop().run_in_executor(None, step)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
