@@ -16,6 +16,13 @@
     socket_user = "root"           # a name or a number
     socket_group = "root"
 
+    [streaming]                    # exec, attach and port-forward of CRI clients
+    address = "127.0.0.1"
+    port = 0                       # 0: any that is free
+    tls_cert = ""                  # PEM files; both or none
+    tls_key = ""
+    idle_timeout_s = 14400         # a stream on which nothing moves for so long is ended; 0: never
+
 Options of the command line win over the file. Nothing is opened here but the file itself.
 """
 
@@ -53,6 +60,16 @@ class CriConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     socket_group: str = "root"
 
 
+class StreamsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where exec, attach and port-forward are answered."""
+
+    address: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    tls_cert: str = ""
+    tls_key: str = ""
+    idle_timeout_s: Annotated[float, msgspec.Meta(ge=0)] = 14400.0
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it."""
 
@@ -61,6 +78,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     log: LogConfig = LogConfig()
     cri: CriConfig = CriConfig()
+    streaming: StreamsConfig = StreamsConfig()
 
     def cri_sockets(self) -> tuple[str, ...]:
         """The paths of the CRI sockets."""

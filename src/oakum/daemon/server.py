@@ -20,6 +20,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from oakum import __version__
 from oakum.daemon.config import Config
 from oakum.daemon.listen import SocketOwner, bind, check_socket_path, only_server
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from oakum.api.cri.calls import Calls
+    from oakum.api.cri.rpc.streams import Streams
     from oakum.backend.protocols import ImageBackend, RuntimeBackend
 
 log = logging.getLogger(__name__)
@@ -57,21 +60,24 @@ def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
         # gRPC and the engine are imported late: a wrong configuration is told at once, and no option pays for them
         from oakum.api.cri.interceptor import current_rpc
         from oakum.engine.engine import Engine
+        from oakum.streaming.server import StreamingConfig, StreamingServer
 
         set_up_logs(config.log, current_rpc.get)
         with Engine(config.root, config.state) as engine:
             for line in engine.recover_fully():
                 log.info("recovered", extra={"fields": {"what": line}})
             namespace = engine.namespace(config.cri.namespace)
-            daemon = Daemon(
-                config,
-                namespace,
-                namespace,
-                manager=manager,
-                reload=reload,
-                hold_zygote=partial(hold_zygote, config.state),
-            )
-            running = asyncio.run(daemon.run(owner, began))
+            with StreamingServer(namespace, StreamingConfig(**structs.asdict(config.streaming))) as streams:
+                daemon = Daemon(
+                    config,
+                    namespace,
+                    namespace,
+                    streams=streams,
+                    manager=manager,
+                    reload=reload,
+                    hold_zygote=partial(hold_zygote, config.state),
+                )
+                running = asyncio.run(daemon.run(owner, began))
     log.info("ended", extra={"fields": {"calls_left": running}})
     if running:
         # Threads that wait (for an exec without a limit, say) would hold the process: they have nothing to lose.
@@ -88,6 +94,7 @@ class Daemon:
         runtime: RuntimeBackend,
         images: ImageBackend,
         *,
+        streams: Streams | None = None,
         manager: ServiceManager,
         reload: Callable[[], Config] | None,
         hold_zygote: Callable[[], socket.socket],
@@ -95,6 +102,7 @@ class Daemon:
         self._config = config
         self._runtime = runtime
         self._images = images
+        self._streams = streams
         self._manager = manager
         self._reload = reload
         self._hold_zygote = hold_zygote
@@ -108,7 +116,7 @@ class Daemon:
         from oakum.api.cri.server import cri_server
 
         calls = Calls()
-        server = cri_server(self._runtime, self._images, calls)
+        server = cri_server(self._runtime, self._images, calls, self._streams)
         sockets = self._config.cri_sockets()
         for path in sockets:
             bind(path, owner, server.add_insecure_port)

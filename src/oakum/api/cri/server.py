@@ -21,6 +21,7 @@ from oakum.api.cri.rpc.images import ImageServiceRpcs
 from oakum.api.cri.rpc.runtime import RuntimeInfoRpcs
 from oakum.api.cri.rpc.sandboxes import SandboxRpcs
 from oakum.api.cri.rpc.stats import StatsRpcs
+from oakum.api.cri.rpc.streams import StreamRpcs, Streams
 from oakum.backend.protocols import ImageBackend, RuntimeBackend
 
 MAX_RECEIVE_BYTES = 16 * 1024 * 1024
@@ -43,14 +44,21 @@ _OPTIONS = [
 ]
 
 
-class RuntimeService(RuntimeInfoRpcs, SandboxRpcs, ContainerRpcs, ExecRpcs, StatsRpcs):
+class RuntimeService(RuntimeInfoRpcs, SandboxRpcs, ContainerRpcs, ExecRpcs, StatsRpcs, StreamRpcs):
     """RuntimeService out of its groups."""
 
 
-def cri_server(runtime: RuntimeBackend, images: ImageBackend, calls: Calls) -> grpc.aio.Server:
-    """A server with both services on it, not yet bound and not yet started."""
+def cri_server(
+    runtime: RuntimeBackend, images: ImageBackend, calls: Calls, streams: Streams | None = None
+) -> grpc.aio.Server:
+    """A server with both services on it, not yet bound and not yet started.
+
+    Without `streams` there are no Exec, Attach and PortForward.
+    """
     make = cast("Callable[..., grpc.aio.Server]", grpc.aio.server)  # pyright: ignore[reportUnknownMemberType] - stubs
     server = make(interceptors=[Edge()], options=_OPTIONS)
-    cri_pb2_grpc.add_RuntimeServiceServicer_to_server(RuntimeService(runtime, calls), server)
+    service = RuntimeService(runtime, calls)
+    service.streams = streams
+    cri_pb2_grpc.add_RuntimeServiceServicer_to_server(service, server)
     cri_pb2_grpc.add_ImageServiceServicer_to_server(ImageServiceRpcs(images, calls), server)
     return server
