@@ -261,8 +261,7 @@ def test_fifty_pods_at_once_then_nothing_is_left(lab: Lab, box: CniBox) -> None:
     def life(item: tuple[str, Any]) -> str:
         sandbox_id, pod = item
         port = PortMapping(container_port=80, host_port=20000 + int(sandbox_id, 16))
-        address = network.setup(sandbox_id, pod.path, port_mappings=[port]).address
-        return address
+        return network.setup(sandbox_id, pod.path, port_mappings=[port]).address
 
     with ThreadPoolExecutor(50) as threads:
         addresses = list(threads.map(life, pods.items()))

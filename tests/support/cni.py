@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from oakum.network.cni.network import CniNetwork, CniSettings
 REAL_PLUGINS = "/usr/lib/cni"
 
 # What a call does is read from "<own path>.behaviour": {"ADD": "hang"}. Ways to fail, one for each that exists.
-_FAKE = r"""#!/usr/bin/python3 -SE
+_FAKE = r"""#!@python@ -SE
 import fcntl, json, os, sys, time
 
 told = sys.stdin.read()
@@ -125,7 +126,7 @@ class CniBox:
     def fake(self, name: str, **behaviour: str) -> dict[str, Any]:
         """A plugin called `name` and the configuration that names it."""
         path = self.plugins / name
-        path.write_text(_FAKE)
+        path.write_text(_FAKE.replace("@python@", sys.executable))
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         self.behave(name, **behaviour)
         return {"type": name}

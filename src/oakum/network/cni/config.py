@@ -153,7 +153,7 @@ def to_json(network: NetworkList) -> Json:
 
 def check_type(kind: str, source: str) -> None:
     """Raises InvalidArgument for a type that could lead out of the plugin directories."""
-    if not kind or kind in (".", "..") or len(kind) > _TYPE_LIMIT or "/" in kind or "\0" in kind:
+    if kind in ("", ".", "..") or len(kind) > _TYPE_LIMIT or "/" in kind or not kind.isprintable():
         raise InvalidArgument(_OPERATION, source, f"{kind[:80]!r} is no name for a plugin")
 
 

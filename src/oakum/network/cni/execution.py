@@ -39,7 +39,12 @@ def find_plugin(kind: str, directories: Sequence[str]) -> str:
 
 
 def run_program(
-    path: str, standard_input: bytes, environment: Mapping[str, str], *, timeout_s: float
+    path: str,
+    standard_input: bytes,
+    environment: Mapping[str, str],
+    *,
+    timeout_s: float,
+    inherited_fds: Sequence[int] = (),
 ) -> Answer:
     """Run a program to its end.
 
@@ -56,6 +61,7 @@ def run_program(
             stderr=subprocess.PIPE,
             env=dict(environment),
             start_new_session=True,
+            pass_fds=tuple(inherited_fds),
             cwd="/",
             bufsize=0,
         )

@@ -56,7 +56,7 @@ class CniNetwork:
     def __init__(self, directory: str, settings: CniSettings = CniSettings()) -> None:  # noqa: B008 - immutable
         """Keep records below `directory`; nothing is opened yet."""
         self._settings = settings
-        self._records = Records(directory)
+        self._records = Records(directory, orphan_s=settings.timeout_s)
         self._configs = ConfigDirectory(settings.config_directory)
         self._retrier = Retrier(self._retry)
         self._guard = threading.Lock()
@@ -101,24 +101,24 @@ class CniNetwork:
         )
         check_target(target)
         chosen = self._find(network)
-        with self._records.lock(sandbox_id):
+        with self._records.lock(sandbox_id) as lock_fd:
             known = self._records.read(sandbox_id)
             if known is not None:
-                if self._is_as_wanted(known, chosen, target):
+                if self._is_as_wanted(known, chosen, target, lock_fd):
                     return _describe(known)
-                self._delete(known)
+                self._delete(known, lock_fd)
             record = Record(sandbox_id, chosen, target, "adding", self._settings.plugin_directories, hostname)
             # Durable: an address that a plugin keeps on disk must not outlive our knowledge of it.
             self._records.write(record, durable=True)
             try:
-                result = chain.add(chosen, target, self._runner(record.plugin_directories))
+                result = chain.add(chosen, target, self._runner(record.plugin_directories, lock_fd))
                 record = record._replace(phase="added", result=result)
                 attached = _describe(record)
                 if not attached.addresses:
                     raise without_addresses(Call("ADD", "", chosen.name), target.interface)
                 self._records.write(record)
             except BaseException as error:  # Ctrl-C as well: who asked for nothing keeps nothing
-                self._undo(record, error)
+                self._undo(record, error, lock_fd)
                 raise
             return attached
 
@@ -130,12 +130,12 @@ class CniNetwork:
         """
         if self._records.read(sandbox_id) is None:
             return
-        with self._records.lock(sandbox_id):
+        with self._records.lock(sandbox_id) as lock_fd:
             record = self._records.read(sandbox_id)
             if record is None:
                 return
             try:
-                self._delete(record)
+                self._delete(record, lock_fd)
             except OakumError as error:
                 self._records.write(record._replace(phase="deleting", error=str(error)))
                 self._retrier.wake()
@@ -152,11 +152,13 @@ class CniNetwork:
             OakumError: it is not, with what the plugin says.
             NotFound: it is not attached.
         """
-        with self._records.lock(sandbox_id):
+        with self._records.lock(sandbox_id) as lock_fd:
             record = self._records.read(sandbox_id)
             if record is None or record.phase != "added" or record.result is None:
                 raise NotFound("check attachment", sandbox_id[:12], "not attached")
-            chain.check(record.network, record.target, self._runner(record.plugin_directories), record.result)
+            chain.check(
+                record.network, record.target, self._runner(record.plugin_directories, lock_fd), record.result
+            )
 
     def attachment(self, sandbox_id: str) -> Attachment | None:
         """A sandbox's attachment, also one that is only half made or unmade. Raises DataLoss, SystemFailure."""
@@ -266,28 +268,28 @@ class CniNetwork:
             )
         return network._replace(versions=versions)
 
-    def _is_as_wanted(self, known: Record, network: NetworkList, target: Target) -> bool:
+    def _is_as_wanted(self, known: Record, network: NetworkList, target: Target, lock_fd: int) -> bool:
         if known.phase != "added" or known.result is None:
             return False
         if known.target != target or known.network.name != network.name:
             return False
         try:
-            chain.check(known.network, target, self._runner(known.plugin_directories), known.result)
+            chain.check(known.network, target, self._runner(known.plugin_directories, lock_fd), known.result)
         except OakumError:
             return False  # "permanently misconfigured": it is made anew
         return True
 
-    def _delete(self, record: Record) -> None:
+    def _delete(self, record: Record, lock_fd: int) -> None:
         """DEL, and forget the attachment. Within its lock."""
         target = record.target
         if not _is_namespace(target.netns_path):
             target = target._replace(netns_path="")
-        chain.delete(record.network, target, self._runner(record.plugin_directories), record.result)
+        chain.delete(record.network, target, self._runner(record.plugin_directories, lock_fd), record.result)
         self._records.remove(record.sandbox_id)
 
-    def _undo(self, record: Record, error: BaseException) -> None:
+    def _undo(self, record: Record, error: BaseException, lock_fd: int) -> None:
         try:
-            self._delete(record)
+            self._delete(record, lock_fd)
         except OakumError as second:
             self._records.write(record._replace(phase="deleting", error=str(second)))
             self._retrier.wake()
@@ -303,15 +305,15 @@ class CniNetwork:
         return any(owes)
 
     def _retry_one(self, sandbox_id: str) -> bool:
-        with self._records.try_lock(sandbox_id) as held:
+        with self._records.try_lock(sandbox_id) as lock_fd:
             try:
-                record = self._records.read(sandbox_id) if held else None
+                record = self._records.read(sandbox_id) if lock_fd is not None else None
             except DataLoss:
                 return False  # said by whoever asks for it; repeating does not mend it
-            if record is None or record.phase != "deleting":
+            if record is None or lock_fd is None or record.phase != "deleting":
                 return False
             try:
-                self._delete(record)
+                self._delete(record, lock_fd)
             except OakumError as error:
                 self._records.write(record._replace(error=str(error)))
                 return True
@@ -365,7 +367,7 @@ class CniNetwork:
                 self._versions[key] = ()
         return self._versions[key]
 
-    def _runner(self, directories: Sequence[str]) -> chain.Run:
+    def _runner(self, directories: Sequence[str], *lock_fds: int) -> chain.Run:
         """Starts plugins out of `directories`, ours first if those are not there any more."""
         search = tuple(dict.fromkeys((*self._settings.plugin_directories, *directories)))
 
@@ -375,7 +377,7 @@ class CniNetwork:
             timeout_s = self._settings.question_timeout_s if is_question else self._settings.timeout_s
             told = environment(call.command, search, target, os.environ)
             try:
-                return run_program(path, standard_input, told, timeout_s=timeout_s)
+                return run_program(path, standard_input, told, timeout_s=timeout_s, inherited_fds=lock_fds)
             except TimedOut:
                 raise timed_out(call, timeout_s) from None
 

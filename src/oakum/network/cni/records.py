@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import struct
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple
@@ -30,6 +31,9 @@ _SUFFIX: Final = ".json"
 # struct flock of fcntl(2): type, whence, start, length, pid.
 _FLOCK: Final = struct.Struct("hhqqi4x")
 _GC_BYTE: Final = 0
+# Where the second byte of each sandbox lies, for its plugins.
+_PLUGINS: Final = 1 << 62
+_PAUSE_S: Final = 0.01
 
 
 class Record(NamedTuple):
@@ -100,7 +104,9 @@ def decode(data: bytes, source: str) -> Record:
 class Records:
     """The files, below one directory. Safe from many threads and processes; changes are made within `lock`."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, *, orphan_s: float) -> None:
+        """`orphan_s`: how long a plugin of a killed process may go on."""
+        self._orphan_s = orphan_s
         self._directory = f"{directory}/attachments"
         self._locks = f"{directory}/locks"
 
@@ -159,16 +165,21 @@ class Records:
                 os.unlink(f"{self._directory}/{name}")
 
     @contextmanager
-    def lock(self, sandbox_id: str) -> Generator[None]:
-        """Change one attachment: nobody else does meanwhile, and no collection runs. Raises SystemFailure."""
-        with self._locked(sandbox_id, wait=True):
-            yield
+    def lock(self, sandbox_id: str) -> Generator[int]:
+        """Change one attachment: nobody else does meanwhile, and no collection runs.
+
+        Yields a descriptor for plugins to inherit: while a plugin of a killed process still runs, the next one waits.
+        Raises SystemFailure.
+        """
+        with self._locked(sandbox_id, wait=True) as plugin_fd:
+            assert plugin_fd is not None  # it was waited for
+            yield plugin_fd
 
     @contextmanager
-    def try_lock(self, sandbox_id: str) -> Generator[bool]:
-        """As `lock`, without waiting; False when somebody else has it."""
-        with self._locked(sandbox_id, wait=False) as held:
-            yield held
+    def try_lock(self, sandbox_id: str) -> Generator[int | None]:
+        """As `lock`, without waiting; None when somebody else has it."""
+        with self._locked(sandbox_id, wait=False) as plugin_fd:
+            yield plugin_fd
 
     @contextmanager
     def collecting(self) -> Generator[None]:
@@ -181,15 +192,39 @@ class Records:
             os.close(fd)
 
     @contextmanager
-    def _locked(self, sandbox_id: str, *, wait: bool) -> Generator[bool]:
+    def _locked(self, sandbox_id: str, *, wait: bool) -> Generator[int | None]:
+        byte = _byte_of(sandbox_id)
         fd = self._open_locks()
+        plugin_fd = -1
         try:
-            held = self._set(fd, fcntl.F_RDLCK, _GC_BYTE, wait=wait) and self._set(
-                fd, fcntl.F_WRLCK, _byte_of(sandbox_id), wait=wait
-            )
-            yield held
+            if not self._set(fd, fcntl.F_RDLCK, _GC_BYTE, wait=wait):
+                yield None
+                return
+            if not self._set(fd, fcntl.F_WRLCK, byte, wait=wait):
+                yield None
+                return
+            plugin_fd = self._open_locks()
+            yield plugin_fd if self._outlast_orphan(plugin_fd, byte, wait=wait) else None
+            # By word and not by closing: what a plugin left running may hold the descriptor for ever.
+            self._set(plugin_fd, fcntl.F_UNLCK, _PLUGINS + byte, wait=False)
         finally:
             os.close(fd)
+            if plugin_fd >= 0:
+                os.close(plugin_fd)
+
+    def _outlast_orphan(self, fd: int, byte: int, *, wait: bool) -> bool:
+        """Take the lock that plugins inherit, once those of a killed process have ended.
+
+        A plugin may leave a daemon that holds it: no longer is waited than a plugin may take.
+        """
+        deadline = time.monotonic() + self._orphan_s
+        while not self._set(fd, fcntl.F_WRLCK, _PLUGINS + byte, wait=False):
+            if not wait:
+                return False
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_PAUSE_S)
+        return True
 
     def _open_locks(self) -> int:
         try:
@@ -214,6 +249,6 @@ class Records:
 
 
 def _byte_of(sandbox_id: str) -> int:
-    """A byte of its own for each sandbox, out of 2^62."""
+    """A byte of its own for each sandbox, out of 2^61."""
     digest = hashlib.sha256(sandbox_id.encode(errors="surrogateescape")).digest()
-    return 1 + (int.from_bytes(digest[:8], "big") >> 2)
+    return 1 + (int.from_bytes(digest[:8], "big") >> 3)

@@ -117,7 +117,7 @@ def arguments(sandbox_id: str, options: AttachmentOptions) -> str:
         }
     found |= options.arguments
     for key, value in found.items():
-        if not _ARGUMENT_KEY.fullmatch(key) or any(c in ";=\0\n" for c in value):
+        if not _ARGUMENT_KEY.fullmatch(key) or not value.isprintable() or set(";=") & set(value):
             raise InvalidArgument("attach sandbox", f"{key[:40]}={value[:80]!r}", "not an argument for CNI")
     return ";".join(f"{key}={value}" for key, value in found.items())
 
