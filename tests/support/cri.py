@@ -16,6 +16,7 @@ from oakum.backend.config import AuthConfig, ContainerConfig, Resources, Sandbox
 from oakum.backend.protocols import PullProgress
 from oakum.backend.status import (
     Condition,
+    ContainerEvent,
     ContainerFilter,
     ContainerStats,
     ContainerStatus,
@@ -36,6 +37,7 @@ from oakum.errors import (
     FailedPrecondition,
     ImageNotFound,
     NotFound,
+    OakumError,
 )
 from oakum.model.ids import new_id
 
@@ -168,6 +170,8 @@ class MemoryBackend:
         self.pull_began = threading.Event()
         self.pull_cancelled = threading.Event()
         self.exec_timeouts: list[float] = []
+        self.tells: list[Callable[[ContainerEvent | OakumError], None]] = []
+        self._now = 0
 
     def runtime_status(self, *, verbose: bool) -> RuntimeStatus:
         return RuntimeStatus(
@@ -296,6 +300,24 @@ class MemoryBackend:
         if command == "crash":
             raise RuntimeError("secret=hunter2")
         return ExecResult(exit_code=3, stdout=" ".join(rest).encode(), stderr=b"")
+
+    def watch_events(self, tell: Callable[[ContainerEvent | OakumError], None]) -> Callable[[], None]:
+        self.tells.append(tell)
+        return lambda: self.tells.remove(tell)
+
+    def happened(self, kind: Any, container_id: str) -> None:
+        """Tell whoever watches that something happened to a container."""
+        self._now += 1
+        status = self.container_status(container_id)
+        event = ContainerEvent(
+            kind=kind,
+            id=container_id,
+            timestamp_ns=self._now,
+            sandbox=self.sandboxes[status.sandbox_id],
+            containers=tuple(self.list_containers(ContainerFilter(sandbox_id=status.sandbox_id))),
+        )
+        for tell in self.tells:
+            tell(event)
 
     def container_stats(self, container_id: str) -> ContainerStats:
         status = self.container_status(container_id)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from oakum.backend.config import AuthConfig, ContainerConfig, Resources, SandboxConfig
 from oakum.backend.status import (
+    ContainerEvent,
     ContainerFilter,
     ContainerStats,
     ContainerStatus,
@@ -23,6 +24,7 @@ from oakum.backend.status import (
     SandboxStats,
     SandboxStatus,
 )
+from oakum.errors import OakumError
 
 
 class RuntimeBackend(Protocol):
@@ -92,6 +94,14 @@ class RuntimeBackend(Protocol):
         """Run a command in a running container; at `timeout_s` (0: none) its whole tree is killed.
 
         Raises DeadlineExceeded, FailedPrecondition, CommandNotRunnable.
+        """
+        ...
+
+    def watch_events(self, tell: Callable[[ContainerEvent | OakumError], None]) -> Callable[[], None]:
+        """Have `tell` called for all that happens from now on, whoever does it; the result ends that.
+
+        It is called from another thread, in order, and must not block. An error is the last that it is told:
+        events after it would be missing.
         """
         ...
 

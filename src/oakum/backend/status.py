@@ -75,6 +75,20 @@ class ContainerFilter(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
 
 
+class ContainerEvent(Struct, frozen=True, kw_only=True):
+    """Something happened to a container, or to a sandbox (then `id` is the sandbox's).
+
+    `timestamp_ns` is later than that of every event before it; `sandbox` and `containers` are how things stood at
+    that time or later, so that nothing that changed afterwards is older. `sandbox` is how it last was if it is gone.
+    """
+
+    kind: Literal["created", "started", "stopped", "deleted"]
+    id: str
+    timestamp_ns: int
+    sandbox: SandboxStatus
+    containers: tuple[ContainerStatus, ...] = ()
+
+
 class ExecResult(Struct, frozen=True, kw_only=True):
     """What a finished ExecSync left."""
 

@@ -172,6 +172,7 @@ class Daemon:
     async def _drain(self, server: grpc.aio.Server, calls: Calls) -> None:
         """Give the calls in flight their time, unless a second signal says to hurry."""
         deadline = time.monotonic() + self._config.drain_s
+        calls.end_streams()
 
         async def finish() -> None:
             await server.stop(self._config.drain_s)

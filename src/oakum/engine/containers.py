@@ -330,6 +330,10 @@ class Containers(Catalog):
             record = msgspec.structs.replace(record, phase="removing")
             self._context.store.update_container(record)
         self._forget_in_shim(record)
+        ended = record.exit or read_exit(self._context.layout.bundle(record.id))
+        if ended is not None and record.exit is None:
+            # Who is told of the removal (engine.events) is told how it ended, too.
+            self._context.store.update_container(msgspec.structs.replace(record, exit=ended))
         creation.discard(self._context, record)
 
     def _forget_in_shim(self, record: ContainerRecord) -> None:

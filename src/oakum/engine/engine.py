@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from oakum.backend.config import AuthConfig, ContainerConfig, Resources, SandboxConfig
 from oakum.backend.protocols import PullProgress
 from oakum.backend.status import (
+    ContainerEvent,
     ContainerFilter,
     ContainerStats,
     ContainerStatus,
@@ -33,11 +34,13 @@ from oakum.engine.logs import LogLine
 from oakum.engine.namespaces import Namespaces
 from oakum.engine.sandboxes import Sandboxes
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
+from oakum.errors import OakumError
 from oakum.model.exits import ExitRecord
 
 if TYPE_CHECKING:
     import socket
 
+    from oakum.engine.events import Watcher
     from oakum.engine.execs import Execs
     from oakum.engine.stats import Statistics
     from oakum.images.config import ImageConfig
@@ -74,6 +77,12 @@ class Namespace:
         from oakum.engine.stats import Statistics  # see above
 
         return Statistics(self._context, self._sandboxes, self._containers)
+
+    @cached_property
+    def _watcher(self) -> Watcher:
+        from oakum.engine.events import Watcher  # only servers watch
+
+        return Watcher(self._context, self.name)
 
     # RuntimeBackend: health
 
@@ -308,6 +317,16 @@ class Namespace:
             rows=rows,
             columns=columns,
         )
+
+    # events
+
+    def watch_events(self, tell: Callable[[ContainerEvent | OakumError], None]) -> Callable[[], None]:
+        """Have `tell` called for all that happens from now on, whoever does it; the result ends that.
+
+        It is called from another thread, in order, and must not block. An error is the last that it is told.
+        Raises SystemFailure.
+        """
+        return self._watcher.watch(tell)
 
     # statistics
 

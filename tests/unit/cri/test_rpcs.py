@@ -143,11 +143,11 @@ def test_the_log_tells_ids_but_neither_environment_nor_credentials(
 
 
 def test_what_this_version_does_not_have_says_so(cri: CriClient) -> None:
-    unary = failure(lambda: cri.runtime.Attach(pb.AttachRequest()))
-    stream = failure(lambda: list(cri.runtime.GetContainerEvents(pb.GetEventsRequest())))
+    unary = failure(lambda: cri.runtime.CheckpointPod(pb.CheckpointPodRequest()))
+    stream = failure(lambda: list(cri.runtime.StreamPodSandboxMetrics(pb.StreamPodSandboxMetricsRequest())))
     assert unary[0] is stream[0] is grpc.StatusCode.UNIMPLEMENTED
-    assert "Attach" in unary[1]
-    assert "GetContainerEvents" in stream[1]
+    assert "CheckpointPod" in unary[1]
+    assert "StreamPodSandboxMetrics" in stream[1]
     unknown = cri.channel.unary_unary("/runtime.v1.RuntimeService/Nonsense", None, None)
     assert failure(lambda: unknown(b""))[0] is grpc.StatusCode.UNIMPLEMENTED
 

@@ -12,7 +12,7 @@ from oakum.api.cri.rpc.images import ImageServiceRpcs
 from oakum.api.cri.server import RuntimeService
 
 LATER = {
-    "Exec", "Attach", "PortForward", "GetContainerEvents", "CheckpointContainer", "CheckpointPod", "RestorePod",
+    "CheckpointContainer", "CheckpointPod", "RestorePod",
     "StreamPodSandboxMetrics", "ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources",
 }  # fmt: skip
 MAX_LINES = 40

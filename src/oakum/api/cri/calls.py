@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -32,6 +33,21 @@ class Calls:
         self._changed = threading.Condition()
         self._running = 0
         self._closed = False
+        self._endless: set[Callable[[], None]] = set()
+
+    @contextmanager
+    def endless(self, end: Callable[[], None]) -> Generator[None]:
+        """Around a call that goes on for as long as its client likes: `end` is called when the server ends."""
+        self._endless.add(end)
+        try:
+            yield
+        finally:
+            self._endless.discard(end)
+
+    def end_streams(self) -> None:
+        """End the calls that would go on; from the event loop."""
+        for end in tuple(self._endless):
+            end()
 
     @property
     def running(self) -> int:

@@ -16,6 +16,7 @@ from oakum.api.cri._proto import cri_pb2_grpc
 from oakum.api.cri.calls import Calls
 from oakum.api.cri.interceptor import Edge
 from oakum.api.cri.rpc.containers import ContainerRpcs
+from oakum.api.cri.rpc.events import EventRpcs
 from oakum.api.cri.rpc.exec import ExecRpcs
 from oakum.api.cri.rpc.images import ImageServiceRpcs
 from oakum.api.cri.rpc.runtime import RuntimeInfoRpcs
@@ -44,7 +45,7 @@ _OPTIONS = [
 ]
 
 
-class RuntimeService(RuntimeInfoRpcs, SandboxRpcs, ContainerRpcs, ExecRpcs, StatsRpcs, StreamRpcs):
+class RuntimeService(RuntimeInfoRpcs, SandboxRpcs, ContainerRpcs, ExecRpcs, StatsRpcs, EventRpcs, StreamRpcs):
     """RuntimeService out of its groups."""
 
 

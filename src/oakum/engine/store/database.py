@@ -20,6 +20,7 @@ import msgspec
 from oakum.engine.storage import storage_error
 from oakum.engine.store.records import (
     ContainerRecord,
+    EventRecord,
     ImageName,
     ImageRecord,
     SandboxRecord,
@@ -328,6 +329,41 @@ class Store:
             sandboxes = self._rows("SELECT id FROM sandboxes WHERE phase NOT IN ('ready', 'stopped')")
             containers = self._rows("SELECT id FROM containers WHERE phase NOT IN ('created', 'started')")
         return [row[0] for row in sandboxes], [row[0] for row in containers]
+
+    # events
+
+    def last_event(self) -> int:
+        """The number of the latest event; 0 before the first."""
+        rows = self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+        return rows[0][0] if rows else 0
+
+    def events_after(self, namespace: str, seq: int) -> list[EventRecord]:
+        """What happened in a namespace after event `seq`, oldest first.
+
+        Raises:
+            ResourceExhausted: so much has happened since that the oldest of it is forgotten.
+        """
+        with self.transaction():
+            rows = self._rows(
+                "SELECT seq, object, kind, id, data FROM events WHERE seq > ? AND namespace = ? ORDER BY seq",
+                (seq, namespace),
+            )
+            oldest = self._rows("SELECT min(seq) FROM events")[0][0]
+        if oldest is not None and oldest > seq + 1:
+            raise ResourceExhausted(
+                "read events", self._path, f"{oldest - seq - 1} events were dropped before they were read"
+            )
+        found: list[EventRecord] = []
+        for number, kind_of_object, kind, key, data in rows:
+            decoder = _sandbox_decoder if kind_of_object == "sandbox" else _container_decoder
+            row = None if data is None else decoder.decode(data)
+            found.append(EventRecord(seq=number, object=kind_of_object, kind=kind, id=key, row=row))
+        return found
+
+    def changes(self) -> tuple[int, int]:
+        """Differs from before whenever anybody has changed anything."""
+        with self._guard:
+            return self._change_counter()
 
     # images
 

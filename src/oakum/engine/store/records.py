@@ -116,6 +116,16 @@ class ImageName(Struct, frozen=True, kw_only=True):
     created_at_ns: int
 
 
+class EventRecord(Struct, frozen=True, kw_only=True):
+    """Something that happened; `row` is what an object that is gone last was."""
+
+    seq: int
+    object: Literal["sandbox", "container"]
+    kind: Literal["created", "started", "stopped", "deleted"]
+    id: str
+    row: SandboxRecord | ContainerRecord | None = None
+
+
 def plain(value: msgspec.Struct) -> dict[str, Any]:
     """A record or status as plain JSON values."""
     return msgspec.json.decode(msgspec.json.encode(value), type=dict[str, Any])

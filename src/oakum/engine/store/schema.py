@@ -59,6 +59,46 @@ MIGRATIONS: Final[tuple[str, ...]] = (
     ) WITHOUT ROWID;
     CREATE INDEX image_names_by_manifest ON image_names (manifest_digest);
     """,
+    """
+    -- What happened, in its order, whichever process did it: triggers miss nothing and cost no caller a thought.
+    -- data is the row as it last was, of an object that is gone. Only the latest are kept (see events_trimmed).
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace TEXT NOT NULL,
+        object TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        id TEXT NOT NULL,
+        data BLOB
+    );
+    CREATE TRIGGER events_trimmed AFTER INSERT ON events BEGIN
+        DELETE FROM events WHERE seq <= NEW.seq - 4096;
+    END;
+
+    CREATE TRIGGER container_created AFTER UPDATE OF phase ON containers
+    WHEN OLD.phase = 'creating' AND NEW.phase = 'created' BEGIN
+        INSERT INTO events (namespace, object, kind, id) VALUES (NEW.namespace, 'container', 'created', NEW.id);
+    END;
+    CREATE TRIGGER container_started AFTER UPDATE OF phase ON containers
+    WHEN OLD.phase <> 'started' AND NEW.phase = 'started' BEGIN
+        INSERT INTO events (namespace, object, kind, id) VALUES (NEW.namespace, 'container', 'started', NEW.id);
+    END;
+    CREATE TRIGGER container_deleted AFTER DELETE ON containers WHEN OLD.phase <> 'creating' BEGIN
+        INSERT INTO events (namespace, object, kind, id, data)
+        VALUES (OLD.namespace, 'container', 'deleted', OLD.id, OLD.data);
+    END;
+    CREATE TRIGGER sandbox_started AFTER UPDATE OF phase ON sandboxes
+    WHEN OLD.phase = 'creating' AND NEW.phase = 'ready' BEGIN
+        INSERT INTO events (namespace, object, kind, id) VALUES (NEW.namespace, 'sandbox', 'started', NEW.id);
+    END;
+    CREATE TRIGGER sandbox_stopped AFTER UPDATE OF phase ON sandboxes
+    WHEN OLD.phase <> 'stopped' AND NEW.phase = 'stopped' BEGIN
+        INSERT INTO events (namespace, object, kind, id) VALUES (NEW.namespace, 'sandbox', 'stopped', NEW.id);
+    END;
+    CREATE TRIGGER sandbox_deleted AFTER DELETE ON sandboxes WHEN OLD.phase <> 'creating' BEGIN
+        INSERT INTO events (namespace, object, kind, id, data)
+        VALUES (OLD.namespace, 'sandbox', 'deleted', OLD.id, OLD.data);
+    END;
+    """,
 )
 
 VERSION: Final = len(MIGRATIONS)
