@@ -109,6 +109,11 @@ class Conversation:
         while self._streams.waiting_bytes():
             await self._heard.wait()
 
+    def cut_short(self, reason: str) -> None:
+        """Say why it ends now, without waiting for anything."""
+        self._streams.finish(Outcome(error=reason))
+        self._link.put(self._streams.take())
+
     async def _flush(self) -> None:
         await self._link.send(self._streams.take())
 

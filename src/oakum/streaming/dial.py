@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from typing import Final
 
@@ -49,7 +50,7 @@ class Dialer:
                     await asyncio.get_running_loop().sock_connect(sock, (address, port))
             except (OSError, TimeoutError) as error:
                 sock.close()
-                causes.append(f"{address}: {getattr(error, 'strerror', None) or 'no answer'}")
+                causes.append(f"{address}: {os.strerror(error.errno) if error.errno else 'no answer'}")
             except BaseException:
                 sock.close()
                 raise

@@ -61,13 +61,12 @@ class _Exec:
     async def run(self) -> None:
         try:
             running = await in_thread(self._start, unwanted=_Running.close)
+            try:
+                outcome = await self._pump(running)
+            finally:
+                running.close()
         except OakumError as error:
-            await self._conversation.finish(Outcome(error=str(error)))
-            return
-        try:
-            outcome = await self._pump(running)
-        finally:
-            running.close()
+            outcome = Outcome(error=str(error))
         await self._conversation.finish(outcome)
 
     def _start(self) -> _Running:

@@ -8,6 +8,7 @@ from typing import Final
 
 READ_BYTES: Final = 256 << 10
 _LINGER_S: Final = 10.0
+_CLOSE_S: Final = 2.0
 
 
 class ClientGone(Exception):
@@ -90,9 +91,12 @@ class Link:
             pass  # it has left, or will not: what can be done is done
 
     async def close(self) -> None:
-        """Close the connection now."""
+        """Close the connection, after what is on its way out if the client takes it soon."""
         self._writer.close()
         try:
-            await self._writer.wait_closed()
+            async with asyncio.timeout(_CLOSE_S):
+                await self._writer.wait_closed()
+        except TimeoutError:
+            self._writer.transport.abort()
         except OSError:  # it was broken
             pass

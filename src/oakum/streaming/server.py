@@ -95,6 +95,8 @@ class StreamingServer:
             )
         except OSError as error:
             raise SystemFailure.from_os_error(error, "listen for streams", where) from error
+        # a client whose machine has gone is noticed some time
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._base = _base_url(self._config, listening.getsockname()[1])
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -220,11 +222,17 @@ class StreamingServer:
         conversation = Conversation(link, command_streams(protocol, promised.wanted))
         if not await conversation.open():
             raise ClientGone("it did not open its streams")
-        match promised:
-            case ExecRequest():
-                await serve_exec(conversation, promised, self._source)
-            case AttachRequest():
-                await serve_attach(conversation, link, promised, self._source)
+        try:
+            match promised:
+                case ExecRequest():
+                    await serve_exec(conversation, promised, self._source)
+                case AttachRequest():
+                    await serve_attach(conversation, link, promised, self._source)
+        except asyncio.CancelledError:
+            conversation.cut_short(
+                "the server stops" if self._stopping.is_set() else "nothing moved for too long"
+            )
+            raise
 
 
 async def _request(link: Link, upgrade: HttpUpgrade) -> HttpRequest:
