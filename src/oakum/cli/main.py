@@ -23,6 +23,11 @@ def _open_standard_streams() -> None:
 def main() -> NoReturn:
     """Run the command line of this process, and end it."""
     _open_standard_streams()
+    if sys.argv[1:2] == ["oci"]:
+        # has a start of its own, faster still
+        from oakum.cli.oci.entry import main as oci
+
+        oci(sys.argv[2:])
     # Start-up makes many objects and no garbage: with the usual threshold the collector would run through them
     # a dozen times before the command does, which is a tenth of the time until then (measured).
     gc.set_threshold(50_000, 20, 100)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making, marking and signalling processes: fork, clone, pidfds, prctl, sealed memfds, closing descriptors.
+"""Making, marking and signalling processes: fork, clone, pidfds, prctl, closing descriptors.
 
 The only home of `os.fork` and clone. Children go on in Python, so the caller must be single-threaded.
 """
@@ -7,8 +7,6 @@ The only home of `os.fork` and clone. Children go on in Python, so the caller mu
 from __future__ import annotations
 
 import ctypes
-import errno
-import fcntl
 import os
 import signal
 import sys
@@ -211,32 +209,6 @@ def close_except(keep: set[int], first: int = 3) -> None:
             _close_range(start, number - 1, 0, target="fds")
         start = number + 1
     close_from(start)
-
-
-def sealed_memfd(name: str, source_fd: int) -> Fd:
-    """A read-only executable copy of the file `source_fd` in memory, which nobody can change.
-
-    Source: memfd_create(2), fcntl(2) "File sealing". Raises OSError.
-    """
-    mfd_exec = 0x10  # Linux 6.3; without it a host may refuse executable memfds
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        fd = Fd(os.memfd_create(name, flags | mfd_exec))
-    except OSError as failure:
-        if failure.errno != errno.EINVAL:
-            raise
-        fd = Fd(os.memfd_create(name, flags))
-    size = os.fstat(source_fd).st_size
-    done = 0
-    while done < size:
-        copied = os.sendfile(fd.fileno(), source_fd, done, size - done)
-        if copied == 0:
-            break
-        done += copied
-    os.fchmod(fd.fileno(), 0o555)
-    seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-    fcntl.fcntl(fd.fileno(), fcntl.F_ADD_SEALS, seals)
-    return fd
 
 
 def reset_signals() -> None:

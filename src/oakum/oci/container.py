@@ -14,7 +14,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from oakum.errors import (
     DeadlineExceeded,
@@ -31,12 +31,14 @@ from oakum.linux.libc import call_name
 from oakum.linux.procfs import open_private_proc
 from oakum.model.rootfs import RootfsSource
 from oakum.oci import execution, init, rootfs
+from oakum.oci.birth import Nothing, clone, clone_after_joining, ordered
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import Layout, normalise_path
 from oakum.oci.credentials import plan_credentials, set_oom_score_adj
+from oakum.oci.gate import Gate
 from oakum.oci.handover import Handover, guard
 from oakum.oci.plan import Plan, make_plan
-from oakum.oci.spec import IdMapping, LinuxResources, Process, Spec
+from oakum.oci.spec import Hooks, IdMapping, LinuxResources, Process, Spec
 from oakum.oci.wire import Channel
 
 _EXEC_NAMESPACES: Final = (
@@ -53,6 +55,9 @@ class CreateRequest(NamedTuple):
     `rootfs` None means the spec's root.path. `namespace_fds` (by runtime-spec name) win over what the spec says of
     that namespace. `user` ("name", "name:group", "uid:gid"; "" = the spec's numbers) is resolved in the image.
     With `for_parent` the process becomes a child of the caller's parent (CLONE_PARENT), which reaps it.
+    With `gate` it waits there for its start, and not for `ContainerProcess.start`. With `hooks` the spec's hooks run:
+    the status "mounted" comes first, and `ContainerProcess.hooked` lets it go on. The container inherits descriptors
+    3 to 2 + `preserve_fds`.
     """
 
     container_id: str
@@ -65,7 +70,12 @@ class CreateRequest(NamedTuple):
     extra_groups: tuple[int, ...] = ()
     strict_groups: bool = False
     seccomp_bpf: bytes = b""
+    seccomp_flags: int = 0
     for_parent: bool = False
+    gate: Gate | None = None
+    hooks: bool = False
+    preserve_fds: int = 0
+    new_keyring: bool = True
 
 
 class ExecRequest(NamedTuple):
@@ -84,12 +94,18 @@ class ExecRequest(NamedTuple):
     extra_groups: tuple[int, ...] = ()
     strict_groups: bool = False
     seccomp_bpf: bytes = b""
+    seccomp_flags: int = 0
     for_parent: bool = False
     name: str = ""
+    preserve_fds: int = 0
 
 
 class Status(NamedTuple):
-    """What a child has reported: `stage` "created" (ready, waiting for `start`) or "running" (execve has happened)."""
+    """What a child has reported.
+
+    `stage` is "mounted" (its root is complete, waiting for `hooked`), "created" (ready, waiting for `start`) or "running"
+    (execve has happened).
+    """
 
     stage: str
     uid: int = 0
@@ -137,6 +153,8 @@ class ContainerProcess:
             )
         if message.kind == "error":
             raise from_dict(message.body["error"])
+        if message.kind == "mounted":
+            return Status("mounted")
         body = message.body
         self._created = True
         return Status(
@@ -163,6 +181,11 @@ class ContainerProcess:
                     "set up container process", f"pid {self.pid}", f"no word after {timeout_s} s"
                 )
             poll.poll(left_ms)
+
+    def hooked(self, state: dict[str, Any]) -> None:
+        """Let a mounted process go on; `state` is for the hooks it runs itself. Raises FailedPrecondition."""
+        if not self._channel.send("hooked", {"state": state}):
+            raise FailedPrecondition("set up container process", f"pid {self.pid}", "its process has ended")
 
     def start(self) -> None:
         """Let a created process go on to execve. Raises FailedPrecondition when it is gone."""
@@ -235,7 +258,10 @@ def create(request: CreateRequest) -> InitProcess:
             "create container", request.container_id, "neither a root file system nor root.path"
         )
     user_namespace = "user" in plan.create or any(kind == "user" for kind, _ in plan.join)
-    credentials = plan_credentials(process, request.seccomp_bpf, own_user_namespace=user_namespace)
+    credentials = plan_credentials(
+        process, request.seccomp_bpf, own_user_namespace=user_namespace, seccomp_flags=request.seccomp_flags
+    )
+    hooks: Hooks = (spec.get("hooks") or {}) if request.hooks else {}
     held = _Held()
     try:
         proc_fd = held.keep(_open_proc())
@@ -257,11 +283,17 @@ def create(request: CreateRequest) -> InitProcess:
                 new_cgroup_namespace="cgroup" in plan.create,
                 create_cwd=True,
                 wait_for_start=True,
+                gate=request.gate,
+                preserve_fds=request.preserve_fds,
+                new_keyring=request.new_keyring,
+                start_hooks=tuple(hooks.get("startContainer") or ()),
             ),
             mapped_by_parent="user" in plan.create,
             has_cgroup=bool(cgroup_path),
             in_user_namespace=user_namespace,
             opened=None,
+            hooked=request.hooks,
+            container_hooks=tuple(hooks.get("createContainer") or ()),
         )
         if user_namespace or plan.has_id_maps:
             job = job._replace(opened=_open_for_child(job, held))
@@ -294,7 +326,12 @@ def spawn_exec(request: ExecRequest) -> ExecProcess:
             handover=Handover(
                 name=request.name or f"exec-{request.container_pid}",
                 process=process,
-                credentials=plan_credentials(process, request.seccomp_bpf, own_user_namespace=not own_user),
+                credentials=plan_credentials(
+                    process,
+                    request.seccomp_bpf,
+                    own_user_namespace=not own_user,
+                    seccomp_flags=request.seccomp_flags,
+                ),
                 user=request.user,
                 extra_groups=request.extra_groups,
                 strict_groups=request.strict_groups,
@@ -302,6 +339,7 @@ def spawn_exec(request: ExecRequest) -> ExecProcess:
                 new_cgroup_namespace=False,
                 create_cwd=False,
                 wait_for_start=False,
+                preserve_fds=request.preserve_fds,
             ),
         )
         ours, theirs = Channel.pair()
@@ -354,7 +392,7 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentag
         # New namespaces have to belong to the user namespace, so they are made after joining it.
         job = job._replace(unshare_kinds=tuple(kind for kind in kinds if kind != "pid"))
         kinds = [kind for kind in kinds if kind == "pid"]
-    job = job._replace(join_fds=tuple((kind, fd) for kind, fd in _ordered(job.join_fds) if kind != "pid"))
+    job = job._replace(join_fds=tuple((kind, fd) for kind, fd in ordered(job.join_fds) if kind != "pid"))
     # A new PID namespace too has to belong to the user namespace that is joined: /proc could not be mounted else.
     joined_first = job.join_fds if joins_user and "pid" in kinds else ()
     if joined_first:
@@ -366,10 +404,10 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentag
 
     try:
         birthplace = _birthplace(group, resources) if group is not None else None
-        with birthplace or _Nothing():
+        with birthplace or Nothing():
             cgroup_fd = birthplace.fileno() if birthplace is not None else None
-            clone = _clone if not joined_first else _clone_after_joining(joined_first)
-            pid, pidfd = clone(ns.flags_of(kinds) | parentage, pid_fd, guard(theirs, body), cgroup_fd)
+            make = clone if not joined_first else clone_after_joining(joined_first)
+            pid, pidfd = make(ns.flags_of(kinds) | parentage, pid_fd, guard(theirs, body), cgroup_fd)
     except OakumError:
         ours.close()
         raise
@@ -419,84 +457,6 @@ def _prepare_cgroup(
         for fd in fds:
             fd.close()
     return tuple(group.apply(resources))
-
-
-class _Nothing:
-    """A context without anything in it."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-def _clone(
-    flags: int, pid_namespace_fd: int | None, body: Callable[[], int], cgroup_fd: int | None
-) -> tuple[int, Fd]:
-    own: Fd | None = None
-    try:
-        if pid_namespace_fd is not None:
-            # Children are born into the joined PID namespace; ours is set back right after.
-            own = Fd(os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
-            ns.setns(pid_namespace_fd, ns.CLONE_NEWPID, target="pid namespace")
-        pid = proc.clone(flags, pidfd=True, cgroup_fd=cgroup_fd)
-        if pid == 0:
-            proc.run_and_exit(body)
-    except OSError as failure:
-        raise SystemFailure.from_os_error(
-            failure, call_name(failure) or "clone", "container process"
-        ) from failure
-    finally:
-        if own is not None:
-            with own:
-                ns.setns(own.fileno(), ns.CLONE_NEWPID, target="own pid namespace")
-    assert pid.pidfd is not None
-    return int(pid), pid.pidfd
-
-
-def _clone_after_joining(
-    join_fds: tuple[tuple[str, int], ...],
-) -> Callable[[int, int | None, Callable[[], int], int | None], tuple[int, Fd]]:
-    """`_clone` from a helper that has joined namespaces, which this process must not: it needs the host's rights."""
-
-    def clone(
-        flags: int, pid_namespace_fd: int | None, body: Callable[[], int], cgroup_fd: int | None
-    ) -> tuple[int, Fd]:
-        ours, theirs = Channel.pair()
-
-        def help_out() -> None:
-            ours.close()
-            for kind, fd in join_fds:
-                try:
-                    ns.setns(fd, ns.FLAGS[kind])
-                except OSError as failure:
-                    raise SystemFailure.from_os_error(failure, "setns", f"{kind} namespace") from failure
-            pid, pidfd = _clone(flags | proc.CLONE_PARENT, pid_namespace_fd, body, cgroup_fd)
-            with pidfd:
-                theirs.send("cloned", {"pid": pid}, (pidfd.fileno(),))
-
-        try:
-            helper, helper_fd = _clone(flags & proc.CLONE_PARENT, None, guard(theirs, help_out), None)
-        finally:
-            theirs.close()
-        with helper_fd:
-            message = ours.receive()
-            ours.close()
-            if not flags & proc.CLONE_PARENT:
-                os.waitpid(helper, 0)
-        if message is None:
-            raise SystemFailure("clone", "container process", "the helper was killed")
-        if message.kind == "error":
-            raise from_dict(message.body["error"])
-        return int(message.body["pid"]), message.fds[0]
-
-    return clone
-
-
-def _ordered(join_fds: tuple[tuple[str, int], ...]) -> list[tuple[str, int]]:
-    # The user namespace last: until then we have the host's rights to join the others.
-    return sorted(join_fds, key=lambda item: item[0] == "user")
 
 
 def _join_fds(plan: Plan, given: dict[str, int], held: _Held) -> tuple[tuple[str, int], ...]:
@@ -587,16 +547,16 @@ def _clone_exec(
     """
     parentage = proc.CLONE_PARENT if request.for_parent else 0
     if not request.cgroup_path:
-        return _clone(parentage, pid_namespace_fd, make_body(()), None)
+        return clone(parentage, pid_namespace_fd, make_body(()), None)
     layout = detect_layout()
     group = Cgroup(layout, request.cgroup_path)
     born_in = Cgroup(layout, request.unified_path or request.cgroup_path)
     fds = tuple(group.join_fds(unified=False))
     late: tuple[Fd, ...] = ()
     try:
-        with born_in.open_unified() or _Nothing() as unified:
+        with born_in.open_unified() or Nothing() as unified:
             try:
-                return _clone(
+                return clone(
                     parentage, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None
                 )
             except SystemFailure as failure:
@@ -606,9 +566,9 @@ def _clone_exec(
         if full:
             # As many processes as allowed: who would look into that must get in all the same. Moving is not limited.
             late = tuple(group.join_fds(unified=False)) + _unified_procs(born_in)
-            return _clone(parentage, pid_namespace_fd, make_body(late), None)
-        with Cgroup(layout, _unified_path(request.container_pid)).open_unified() or _Nothing() as unified:
-            return _clone(parentage, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
+            return clone(parentage, pid_namespace_fd, make_body(late), None)
+        with Cgroup(layout, _unified_path(request.container_pid)).open_unified() or Nothing() as unified:
+            return clone(parentage, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
     finally:
         for fd in (*fds, *late):
             fd.close()

@@ -36,9 +36,12 @@ class Credentials(NamedTuple):
     oom_score_adj: int | None
     umask: int
     warnings: tuple[str, ...]
+    seccomp_flags: int = 0
 
 
-def plan_credentials(process: Process, seccomp_bpf: bytes, *, own_user_namespace: bool) -> Credentials:
+def plan_credentials(
+    process: Process, seccomp_bpf: bytes, *, own_user_namespace: bool, seccomp_flags: int = 0
+) -> Credentials:
     """Read from the spec what the child will apply.
 
     Raises:
@@ -69,6 +72,7 @@ def plan_credentials(process: Process, seccomp_bpf: bytes, *, own_user_namespace
         oom_score_adj=process.get("oomScoreAdj"),
         umask=0o022 if umask is None else umask,
         warnings=tuple(warnings),
+        seccomp_flags=seccomp_flags,
     )
 
 
@@ -152,7 +156,7 @@ def become(credentials: Credentials, uid: int, gid: int, groups: tuple[int, ...]
             set_no_new_privs()
         elif credentials.seccomp_bpf:
             # Without no_new_privs the filter needs CAP_SYS_ADMIN, which goes away below.
-            seccomp.load(credentials.seccomp_bpf)
+            seccomp.load(credentials.seccomp_bpf, flags=credentials.seccomp_flags)
         kernel.limit_bounding(sets.bounding)
         kernel.keep_over_setuid(value=True)
         _set_ids(uid, gid, groups)
@@ -183,7 +187,7 @@ def load_late_filter(credentials: Credentials) -> None:
     """With no_new_privs the filter can come last, so that it need not allow what set-up does. Raises SystemFailure."""
     if credentials.no_new_privs and credentials.seccomp_bpf:
         try:
-            seccomp.load(credentials.seccomp_bpf)
+            seccomp.load(credentials.seccomp_bpf, flags=credentials.seccomp_flags)
         except OSError as failure:
             raise SystemFailure.from_os_error(failure, "seccomp", str(failure.filename or "")) from failure
 

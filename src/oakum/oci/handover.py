@@ -7,10 +7,11 @@ Joins the cgroup, resolves the user, becomes it, finds the command, tells the pa
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 from collections.abc import Callable
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from oakum.errors import Internal, OakumError, SystemFailure
 from oakum.linux.fd import Fd
@@ -18,11 +19,13 @@ from oakum.linux.libc import call_name
 from oakum.linux.mount import kernel_message, move_mount, open_tree
 from oakum.linux.namespaces import CLONE_NEWCGROUP, unshare
 from oakum.linux.paths import make_file_in_root, open_beneath
-from oakum.linux.process import close_from
+from oakum.linux.process import close_except, close_from
 from oakum.linux.sysinfo import join_new_session_keyring
 from oakum.linux.terminal import make_controlling, open_pty, set_size
 from oakum.oci import command, credentials
-from oakum.oci.spec import Process
+from oakum.oci.gate import Gate
+from oakum.oci.hooks import run_hooks
+from oakum.oci.spec import Hook, Process
 from oakum.oci.users import Identity, home_of, resolve_user
 from oakum.oci.wire import Channel, die_unless
 
@@ -56,6 +59,11 @@ class Handover(NamedTuple):
     new_cgroup_namespace: bool
     create_cwd: bool
     wait_for_start: bool
+    gate: Gate | None = None
+    preserve_fds: int = 0
+    new_keyring: bool = True
+    start_hooks: tuple[Hook, ...] = ()
+    state: dict[str, Any] = {}
 
 
 def guard(channel: Channel, body: Callable[[], None]) -> Callable[[], int]:
@@ -143,7 +151,8 @@ def hand_over(h: Handover, channel: Channel, console: Fd | None, warnings: list[
     """From a finished root (now "/") to the running command. Raises OakumError, OSError."""
     process = h.process
     warnings = [*h.credentials.warnings, *warnings, *credentials.apply_limits(h.credentials)]
-    join_new_session_keyring(f"_ses.{h.name[:64]}")
+    if h.new_keyring:
+        join_new_session_keyring(f"_ses.{h.name[:64]}")
     env = parse_env(process.get("env") or [])
     with Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
         identity = _identity(h, root.fileno())
@@ -165,9 +174,25 @@ def hand_over(h: Handover, channel: Channel, console: Fd | None, warnings: list[
         console.close()
     if not told:
         os._exit(1)
-    if h.wait_for_start:
-        die_unless(channel.receive(), "start")
-    close_from(3, cloexec=True)
+    if h.gate is None:
+        if h.wait_for_start:
+            die_unless(channel.receive(), "start")
+        _execute(h, path, args, env)
+    # It may wait for long, and must hold nothing open meanwhile: not the lock of who made it, not the host's directories.
+    close_except(h.gate.filenos(), 3 + h.preserve_fds)
+    h.gate.wait()
+    try:
+        _execute(h, path, args, env)
+    except OakumError as failure:
+        # Who made us is gone; who starts us hears it.
+        h.gate.report(failure)
+        os._exit(1)
+
+
+def _execute(h: Handover, path: str, args: list[str], env: dict[str, str]) -> NoReturn:
+    close_from(3 + h.preserve_fds, cloexec=True)
+    if h.start_hooks:
+        run_hooks("startContainer", h.start_hooks, json.dumps({**h.state, "status": "created"}).encode())
     credentials.load_late_filter(h.credentials)
     command.execute(path, args, env)
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from oakum.errors import SystemFailure
 from oakum.linux import mount as m
@@ -16,8 +17,9 @@ from oakum.linux.sysinfo import loopback_up, set_domainname, set_hostname
 from oakum.model.rootfs import RootfsSource
 from oakum.oci import credentials, rootfs
 from oakum.oci.handover import Handover, hand_over, join_cgroup, open_console, settle, take_console
+from oakum.oci.hooks import run_hooks
 from oakum.oci.plan import Plan
-from oakum.oci.spec import Spec
+from oakum.oci.spec import Hook, Spec
 from oakum.oci.wire import Channel, Message, die_unless
 
 
@@ -35,6 +37,8 @@ class InitJob(NamedTuple):
     has_cgroup: bool
     in_user_namespace: bool
     opened: tuple[Fd, dict[int, Fd]] | None
+    hooked: bool = False
+    container_hooks: tuple[Hook, ...] = ()
 
 
 def run(job: InitJob, channel: Channel) -> NoReturn:
@@ -46,13 +50,13 @@ def run(job: InitJob, channel: Channel) -> NoReturn:
     _enter_namespaces(job, channel)
     _name_host(job)
     cgroup = _CgroupGate(channel, needed=job.has_cgroup)
-    console = _build_root(job, cgroup)
+    console, state = _build_root(job, cgroup, channel)
     join_cgroup(cgroup.wait())
     if console is None and job.stdio is not None:
         credentials.duplicate_stdio(job.stdio)
     elif console is not None:
         take_console(console[1])
-    hand_over(job.handover, channel, console[0] if console else None, warnings)
+    hand_over(job.handover._replace(state=state), channel, console[0] if console else None, warnings)
 
 
 class _CgroupGate:
@@ -98,8 +102,10 @@ def _name_host(job: InitJob) -> None:
         set_domainname(domainname)
 
 
-def _build_root(job: InitJob, cgroup: _CgroupGate) -> tuple[Fd, Fd] | None:
-    """Mount everything and pivot; the console's master and slave when the process has a terminal."""
+def _build_root(
+    job: InitJob, cgroup: _CgroupGate, channel: Channel
+) -> tuple[tuple[Fd, Fd] | None, dict[str, Any]]:
+    """Mount everything and pivot; the console's master and slave when the process has a terminal, and the hooks' state."""
     plan = job.plan
     root, sources = job.opened or (None, rootfs.open_sources(plan))
     user_namespace = job.in_user_namespace
@@ -109,13 +115,15 @@ def _build_root(job: InitJob, cgroup: _CgroupGate) -> tuple[Fd, Fd] | None:
         m.set_propagation("/", m.MS_PRIVATE)  # pivot_root refuses a shared parent
         # only now: an old kernel's overlay has to be mounted somewhere for a moment
         root = root or rootfs.open_root(job.rootfs, plan.root_path)
-        rootfs.attach_root(root)
+        # Hooks look for it where the spec says it is; else it goes where nothing has to be looked up.
+        rootfs.attach_root(root, plan.root_path if job.hooked else "")
     except OSError as failure:
         raise rootfs.step_failure(failure, "root file system") from failure
     builder = rootfs.Builder(
         root.fileno(), sources, user_namespace=user_namespace, wait_for_cgroup=lambda: _ignore(cgroup.wait())
     )
     builder.run(plan.steps)
+    state = _run_hooks(job, cgroup, channel) if job.hooked else {}
     console = None
     if job.handover.process.get("terminal"):
         console = open_console(root.fileno(), job.handover.process, bind=True)
@@ -131,7 +139,18 @@ def _build_root(job: InitJob, cgroup: _CgroupGate) -> tuple[Fd, Fd] | None:
     except OSError as failure:
         raise rootfs.step_failure(failure, "root file system") from failure
     root.close()
-    return console
+    return console, state
+
+
+def _run_hooks(job: InitJob, cgroup: _CgroupGate, channel: Channel) -> dict[str, Any]:
+    """Let the parent run the runtime's hooks, then run the container's; the state that they were given."""
+    cgroup.wait()  # told before the parent waits for us, and so received before its next message
+    if not channel.send("mounted"):
+        os._exit(1)
+    state: dict[str, Any] = die_unless(channel.receive(), "hooked").body["state"]
+    if job.container_hooks:
+        run_hooks("createContainer", job.container_hooks, json.dumps(state).encode())
+    return state
 
 
 def _ignore(_: object) -> None:

@@ -327,7 +327,10 @@ class Builder:
         raise PermissionDenied("mount", path, "it is inside the container's /proc")
 
 
-def attach_root(root: Fd) -> None:
-    """Put the detached root on top of "/" of this mount namespace, where `enter_root` can pivot from."""
-    with Fd(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as slash:
-        m.move_mount(root.fileno(), slash.fileno(), target="/")
+def attach_root(root: Fd, path: str = "") -> None:
+    """Put the detached root over the directory `path`, or on top of "/" of this mount namespace; `enter_root` pivots from there.
+
+    Raises OSError.
+    """
+    with Fd(os.open(path or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as below:
+        m.move_mount(root.fileno(), below.fileno(), target=path or "/")

@@ -148,6 +148,26 @@ class Linux(TypedDict, total=False):
     mountLabel: str
 
 
+class Hook(TypedDict, total=False):
+    """A program that is run at a point of the container's life; `timeout` in seconds."""
+
+    path: str
+    args: list[str]
+    env: list[str]
+    timeout: int
+
+
+class Hooks(TypedDict, total=False):
+    """The hooks by the point of life where they run; see `oci.hooks`."""
+
+    prestart: list[Hook]
+    createRuntime: list[Hook]
+    createContainer: list[Hook]
+    startContainer: list[Hook]
+    poststart: list[Hook]
+    poststop: list[Hook]
+
+
 class Spec(TypedDict, total=False):
     """A whole config.json."""
 
@@ -158,6 +178,7 @@ class Spec(TypedDict, total=False):
     domainname: str
     mounts: list[Mount]
     linux: Linux
+    hooks: Hooks
     annotations: dict[str, str]
 
 
@@ -469,6 +490,18 @@ _LINUX_MEMBERS: Final = _object(
         "mountLabel": _text(),
     }
 )
+_HOOKS: Final = _array(
+    _object(
+        {
+            "path": _text(absolute=True),
+            "args": _array(_text()),
+            "env": _array(_text()),
+            "timeout": _whole(1, _U32),
+        },
+        required=("path",),
+    ),
+    limit=256,
+)
 _SPEC: Final = _object(
     {
         "ociVersion": _text(limit=64),
@@ -490,6 +523,12 @@ _SPEC: Final = _object(
             )
         ),
         "linux": _linux,
+        "hooks": _object(
+            dict.fromkeys(
+                ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"),
+                _HOOKS,
+            )
+        ),
         "annotations": _mapping(_text()),
     },
     required=("ociVersion",),

@@ -9,6 +9,8 @@ by SCM_RIGHTS. The successful `execve` closes the child's end, so end-of-file wi
       |  mapped ------------------------------>  |   only with a new user namespace: uid_map and gid_map are written
       |                                          |   joins namespaces, mounts the root file system
       |  cgroup  [fds to write "0" to] ------->  |   the group exists
+      |  <-------------------------------- mounted |   only with hooks: the root is complete, not entered yet
+      |  hooked ------------------------------>  |   the runtime's hooks have run; the container's own follow
       |                                          |   joins it, pivots, becomes the user, finds the command
       |  <------------- created [console master] |   uid, gid, groups, warnings
       |  start ------------------------------->  |

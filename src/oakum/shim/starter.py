@@ -18,7 +18,8 @@ from typing import Final
 
 import oakum
 from oakum.errors import DeadlineExceeded, SystemFailure, Unavailable
-from oakum.linux import process, sockets
+from oakum.linux import sockets
+from oakum.linux.sealed import sealed_memfd
 from oakum.shim import wire
 from oakum.shim.requests import SandboxRequest
 
@@ -159,7 +160,7 @@ def _run_interpreter(state: str, listener_fd: int, extra: dict[str, str]) -> int
     interpreter = os.path.realpath(base)
     source_fd = os.open(interpreter, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        copy = process.sealed_memfd("oakum", source_fd)
+        copy = sealed_memfd("oakum", source_fd)
     finally:
         os.close(source_fd)
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -12,6 +12,7 @@ import pytest
 
 from oakum.linux import process
 from oakum.linux.fd import is_open
+from oakum.linux.sealed import sealed_memfd
 
 
 def _child(body: Callable[[], int]) -> int:
@@ -77,7 +78,7 @@ def test_close_on_exec_can_be_set_for_all() -> None:
 def test_a_sealed_copy_cannot_be_changed(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"code" * 5000)
     source = os.open(tmp_path / "f", os.O_RDONLY)
-    with process.sealed_memfd("oak", source) as copy:
+    with sealed_memfd("oak", source) as copy:
         os.close(source)
         assert os.pread(copy.fileno(), 30000, 0) == b"code" * 5000
         with pytest.raises(PermissionError):

@@ -72,14 +72,15 @@ def read_stats(layout: Layout, path: str) -> CgroupStats:
     stats = _memory(stats, layout, path)
     if tree := layout.of("pids"):
         stats = stats._replace(
-            pids=_number(_read(tree, path, "pids.current")), pids_limit=_limit(_read(tree, path, "pids.max"))
+            pids=_number(read_file(tree, path, "pids.current")),
+            pids_limit=_limit(read_file(tree, path, "pids.max")),
         )
     stats = _io(stats, layout, path)
     if tree := layout.unified:
         stats = stats._replace(
-            cpu_pressure=parse_pressure(_read(tree, path, "cpu.pressure")),
-            memory_pressure=parse_pressure(_read(tree, path, "memory.pressure")),
-            io_pressure=parse_pressure(_read(tree, path, "io.pressure")),
+            cpu_pressure=parse_pressure(read_file(tree, path, "cpu.pressure")),
+            memory_pressure=parse_pressure(read_file(tree, path, "memory.pressure")),
+            io_pressure=parse_pressure(read_file(tree, path, "io.pressure")),
         )
     return stats
 
@@ -146,7 +147,7 @@ def _cpu(stats: CgroupStats, layout: Layout, path: str) -> CgroupStats:
     if layout.mode == "v2":
         # cpu.stat has usage even without the controller.
         tree = layout.unified
-        values = parse_keyed(_read(tree, path, "cpu.stat")) if tree else {}
+        values = parse_keyed(read_file(tree, path, "cpu.stat")) if tree else {}
         return stats._replace(
             cpu_usage_ns=_scaled(values.get("usage_usec")),
             cpu_user_ns=_scaled(values.get("user_usec")),
@@ -156,14 +157,14 @@ def _cpu(stats: CgroupStats, layout: Layout, path: str) -> CgroupStats:
             cpu_throttled_ns=_scaled(values.get("throttled_usec")),
         )
     if tree := layout.of("cpuacct"):
-        ticks = parse_keyed(_read(tree, path, "cpuacct.stat"))
+        ticks = parse_keyed(read_file(tree, path, "cpuacct.stat"))
         stats = stats._replace(
-            cpu_usage_ns=_number(_read(tree, path, "cpuacct.usage")),
+            cpu_usage_ns=_number(read_file(tree, path, "cpuacct.usage")),
             cpu_user_ns=_scaled(ticks.get("user"), _TICK_NS),
             cpu_system_ns=_scaled(ticks.get("system"), _TICK_NS),
         )
     if throttle_tree:
-        values = parse_keyed(_read(throttle_tree, path, "cpu.stat"))
+        values = parse_keyed(read_file(throttle_tree, path, "cpu.stat"))
         stats = stats._replace(
             cpu_periods=values.get("nr_periods"),
             cpu_throttled_periods=values.get("nr_throttled"),
@@ -176,34 +177,34 @@ def _memory(stats: CgroupStats, layout: Layout, path: str) -> CgroupStats:
     tree = layout.of("memory")
     if tree is None:
         return stats
-    values = parse_keyed(_read(tree, path, "memory.stat"))
+    values = parse_keyed(read_file(tree, path, "memory.stat"))
     if tree.version == 2:
-        usage = _number(_read(tree, path, "memory.current"))
+        usage = _number(read_file(tree, path, "memory.current"))
         inactive = values.get("inactive_file", 0)
         return stats._replace(
             memory_usage_bytes=usage,
             memory_working_set_bytes=None if usage is None else working_set(usage, inactive),
             memory_rss_bytes=values.get("anon"),
             memory_cache_bytes=values.get("file"),
-            memory_limit_bytes=_limit(_read(tree, path, "memory.max")),
-            memory_peak_bytes=_number(_read(tree, path, "memory.peak")),
+            memory_limit_bytes=_limit(read_file(tree, path, "memory.max")),
+            memory_peak_bytes=_number(read_file(tree, path, "memory.peak")),
             page_faults=values.get("pgfault"),
             major_page_faults=values.get("pgmajfault"),
-            swap_usage_bytes=_number(_read(tree, path, "memory.swap.current")),
-            swap_limit_bytes=_limit(_read(tree, path, "memory.swap.max")),
+            swap_usage_bytes=_number(read_file(tree, path, "memory.swap.current")),
+            swap_limit_bytes=_limit(read_file(tree, path, "memory.swap.max")),
         )
-    usage = _number(_read(tree, path, "memory.usage_in_bytes"))
+    usage = _number(read_file(tree, path, "memory.usage_in_bytes"))
     inactive = values.get("total_inactive_file", 0)
-    both = _number(_read(tree, path, "memory.memsw.usage_in_bytes"))
-    both_limit = _limit(_read(tree, path, "memory.memsw.limit_in_bytes"))
-    limit = _limit(_read(tree, path, "memory.limit_in_bytes"))
+    both = _number(read_file(tree, path, "memory.memsw.usage_in_bytes"))
+    both_limit = _limit(read_file(tree, path, "memory.memsw.limit_in_bytes"))
+    limit = _limit(read_file(tree, path, "memory.limit_in_bytes"))
     return stats._replace(
         memory_usage_bytes=usage,
         memory_working_set_bytes=None if usage is None else working_set(usage, inactive),
         memory_rss_bytes=values.get("total_rss"),
         memory_cache_bytes=values.get("total_cache"),
         memory_limit_bytes=limit,
-        memory_peak_bytes=_number(_read(tree, path, "memory.max_usage_in_bytes")),
+        memory_peak_bytes=_number(read_file(tree, path, "memory.max_usage_in_bytes")),
         page_faults=values.get("total_pgfault"),
         major_page_faults=values.get("total_pgmajfault"),
         swap_usage_bytes=None if both is None or usage is None else max(0, both - usage),
@@ -213,7 +214,7 @@ def _memory(stats: CgroupStats, layout: Layout, path: str) -> CgroupStats:
 
 def _io(stats: CgroupStats, layout: Layout, path: str) -> CgroupStats:
     if tree := layout.of("io"):
-        values = parse_io_stat(_read(tree, path, "io.stat"))
+        values = parse_io_stat(read_file(tree, path, "io.stat"))
         return stats._replace(
             io_read_bytes=values.get("rbytes", 0),
             io_write_bytes=values.get("wbytes", 0),
@@ -221,8 +222,8 @@ def _io(stats: CgroupStats, layout: Layout, path: str) -> CgroupStats:
             io_write_operations=values.get("wios", 0),
         )
     if tree := layout.of("blkio"):
-        amount = parse_blkio(_read(tree, path, "blkio.throttle.io_service_bytes_recursive"))
-        count = parse_blkio(_read(tree, path, "blkio.throttle.io_serviced_recursive"))
+        amount = parse_blkio(read_file(tree, path, "blkio.throttle.io_service_bytes_recursive"))
+        count = parse_blkio(read_file(tree, path, "blkio.throttle.io_serviced_recursive"))
         return stats._replace(
             io_read_bytes=amount.get("Read", 0),
             io_write_bytes=amount.get("Write", 0),
@@ -241,13 +242,19 @@ def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 20 else None
 
 
+def read_number(tree: Hierarchy, path: str, file: str) -> int | None:
+    """The number in one of a group's files; None when there is none."""
+    return _number(read_file(tree, path, file))
+
+
 def _limit(text: str) -> int | None:
     """A limit, or None for "max" and v1's largest number."""
     number = _number(text)
     return None if number is None or number >= _UNLIMITED_V1 else number
 
 
-def _read(tree: Hierarchy, path: str, file: str) -> str:
+def read_file(tree: Hierarchy, path: str, file: str) -> str:
+    """The text of one of a group's files; "" when it is not there, or cannot be read."""
     try:
         fd = os.open(f"{tree.mountpoint}{path}/{file}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A spec's linux.seccomp to a BPF program: here, because the compiler is a third-party library and `oci` has none."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Final
+
+from oakum.engine.seccomp.compiler import compile_profile
+from oakum.engine.seccomp.profile import parse
+from oakum.errors import InvalidArgument, Unimplemented
+from oakum.oci.spec import Spec
+
+# Source: seccomp(2); by the names of the runtime-spec.
+FLAGS: Final = {
+    "SECCOMP_FILTER_FLAG_TSYNC": 1,
+    "SECCOMP_FILTER_FLAG_LOG": 2,
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+}
+
+
+def compile_filter(seccomp: dict[str, Any], spec: Spec) -> tuple[bytes, int]:
+    """The program and its load flags. Raises InvalidArgument, Unimplemented."""
+    subject = "$.linux.seccomp"
+    if seccomp.get("listenerPath"):
+        raise Unimplemented("compile seccomp profile", f"{subject}.listenerPath", "no notify listeners yet")
+    flags = 0
+    for name in seccomp.get("flags") or []:
+        if name not in FLAGS:
+            raise InvalidArgument("compile seccomp profile", f"{subject}.flags", f"{name!r} is not known")
+        flags |= FLAGS[name]
+    capabilities = ((spec.get("process") or {}).get("capabilities") or {}).get("bounding") or []
+    major, minor = os.uname().release.split(".")[:2]
+    profile = parse(
+        json.dumps(seccomp).encode(),
+        subject=subject,
+        machine=os.uname().machine,
+        capabilities=capabilities,
+        kernel=(int(major), int("".join(c for c in minor if c.isdigit()))),
+    )
+    return compile_profile(profile), flags

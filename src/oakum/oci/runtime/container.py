@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container found by its id: what it is doing now, its state as JSON, and the simple things done to it.
+
+Making one is `create`, further processes are `execs`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from oakum.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OakumError, SystemFailure
+from oakum.linux.fd import Fd
+from oakum.linux.process import pidfd_open, pidfd_send_signal
+from oakum.oci.cgroups.group import Cgroup
+from oakum.oci.cgroups.layout import detect_layout
+from oakum.oci.gate import close_gate, is_waiting, open_gate
+from oakum.oci.runtime.state import Directory, Record, list_ids, start_ticks
+from oakum.oci.spec import LinuxResources
+
+OCI_VERSION: Final = "1.2.0"
+_KILL_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.005
+
+
+class Container:
+    """One container of the state directory."""
+
+    def __init__(self, directory: Directory, record: Record) -> None:
+        self.directory = directory
+        self.record = record
+
+    @classmethod
+    def find(cls, root: str, container_id: str) -> Container:
+        """The container called `container_id`. Raises NotFound, DataLoss."""
+        directory = Directory(root, container_id)
+        return cls(directory, directory.load())
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+        return self.record.id
+
+    @property
+    def cgroup(self) -> Cgroup:
+        """Its control group; there whatever became of it."""
+        return Cgroup(detect_layout(), self.record.cgroup_path)
+
+    def alive(self) -> bool:
+        """Whether its first process is there, and not yet a zombie."""
+        pid = self.record.pid
+        return pid > 0 and start_ticks(pid) == self.record.start_ticks
+
+    def status(self) -> str:
+        """What it is doing: "creating", "created", "running", "paused" or "stopped"."""
+        if self.record.pid == 0:
+            return "creating" if self.directory.is_locked() else "stopped"
+        if not self.alive():
+            return "stopped"
+        if is_waiting(self.directory.path):
+            return "created"
+        return "paused" if self._frozen() else "running"
+
+    def _frozen(self) -> bool:
+        try:
+            return self.cgroup.frozen()
+        except (FileNotFoundError, OakumError):
+            return False  # no freezer here, or the group is being removed
+
+    def state(self, status: str | None = None) -> dict[str, Any]:
+        """The state as the runtime-spec has it, with what runc adds. Spec: runtime.md "State"."""
+        r = self.record
+        status = status or self.status()
+        state: dict[str, Any] = {
+            "ociVersion": r.oci_version,
+            "id": r.id,
+            "pid": 0 if status == "stopped" else r.pid,
+            "status": status,
+            "bundle": r.bundle,
+            "rootfs": r.rootfs,
+            "created": r.created,
+        }
+        if r.annotations:
+            state["annotations"] = r.annotations
+        return state
+
+    def require(self, *allowed: str, cause: str = "container not running") -> str:
+        """Its status, if it is one of `allowed`. Raises FailedPrecondition."""
+        status = self.status()
+        if status not in allowed:
+            raise FailedPrecondition("use container", self.id, cause)
+        return status
+
+    # -- what is done to it -------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let a created container run its command. Raises FailedPrecondition, CommandNotRunnable, OakumError."""
+        with self.directory.lock():
+            status = self.status()
+            if status in ("running", "paused"):
+                raise FailedPrecondition(
+                    "start container", self.id, "cannot start an already running container"
+                )
+            if status != "created":
+                raise FailedPrecondition(
+                    "start container", self.id, "cannot start a container that has stopped"
+                )
+            open_gate(self.directory.path)
+
+    def kill(self, number: int, *, everyone: bool = False) -> None:
+        """Signal its first process, or all of them. Raises FailedPrecondition, SystemFailure."""
+        if everyone:
+            self._kill_all(number)
+            return
+        self.require("created", "running", "paused")
+        try:
+            with self._pidfd() as pidfd:
+                pidfd_send_signal(pidfd.fileno(), number)
+        except ProcessLookupError as failure:
+            raise FailedPrecondition("signal container", self.id, "container not running") from failure
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "signal", f"container {self.id}") from failure
+        if number == signal.SIGKILL:
+            if not self.has_own_pids():
+                self._kill_all(number)
+            elif self._frozen():
+                self.cgroup.thaw()  # a frozen process of cgroup v1 dies only when it is thawed
+
+    def has_own_pids(self) -> bool:
+        """Whether all processes end with the first one: it is the init of a PID namespace made for it."""
+        namespaces = (self.directory.load_spec().get("linux") or {}).get("namespaces") or []
+        return any(n.get("type") == "pid" and not n.get("path") for n in namespaces)
+
+    def _pidfd(self) -> Fd:
+        """A pidfd of the first process; it is checked after it was opened, so that no other one is meant."""
+        pidfd = pidfd_open(self.record.pid)
+        if not self.alive():
+            pidfd.close()
+            raise ProcessLookupError(f"pid {self.record.pid}")
+        return pidfd
+
+    def _kill_all(self, number: int) -> None:
+        group = self.cgroup
+        if number == signal.SIGKILL:
+            group.kill_all()
+            return
+        for pid in group.processes():
+            try:
+                with pidfd_open(pid) as pidfd:
+                    pidfd_send_signal(pidfd.fileno(), number)
+            except ProcessLookupError:
+                continue
+
+    def pause(self) -> None:
+        """Freeze all its processes. Raises FailedPrecondition, DeadlineExceeded, SystemFailure."""
+        with self.directory.lock():
+            self.require("running", "created")
+            self.cgroup.freeze()
+
+    def resume(self) -> None:
+        """Let frozen processes go on. Raises FailedPrecondition, DeadlineExceeded, SystemFailure."""
+        with self.directory.lock():
+            if self.status() != "paused":
+                raise FailedPrecondition("resume container", self.id, "container not paused")
+            self.cgroup.thaw()
+
+    def processes(self) -> list[int]:
+        """The ids of all its processes, as seen from here."""
+        return self.cgroup.processes()
+
+    def update(self, resources: LinuxResources) -> list[str]:
+        """Change its limits; returns warnings. Raises FailedPrecondition, SystemFailure, Unimplemented."""
+        with self.directory.lock():
+            self.require("created", "running", "paused")
+            warnings = self.cgroup.apply(resources)
+            spec = self.directory.load_spec()
+            kept: dict[str, Any] = dict(spec.setdefault("linux", {}).setdefault("resources", {}))
+            for kind, values in resources.items():
+                old = kept.get(kind)
+                kept[kind] = {**old, **values} if isinstance(old, dict) and isinstance(values, dict) else values
+            spec["linux"]["resources"] = kept  # pyright: ignore[reportGeneralTypeIssues] - the same members, merged
+            self.directory.save_spec(spec)
+        return warnings
+
+
+def delete(root: str, container_id: str, *, force: bool = False) -> list[str]:
+    """Remove a stopped container, or with `force` one in any state; returns warnings of poststop hooks.
+
+    Raises:
+        NotFound: there is none (with `force` that is fine).
+        FailedPrecondition: it is not stopped.
+        DeadlineExceeded: its processes would not die.
+    """
+    directory = Directory(root, container_id)
+    try:
+        lock = directory.lock()
+    except NotFound:
+        if force:
+            return []
+        raise
+    with lock:
+        try:
+            container = Container(directory, directory.load())
+        except DataLoss:
+            # Killed between its first two steps: nothing but the directory has been made.
+            directory.remove()
+            return []
+        # While the lock is ours, no one is making it.
+        status = container.status() if container.record.pid else "stopped"
+        if status == "created" and not force:
+            force = True  # as runc: what was never started has nothing to lose
+        if status != "stopped":
+            if not force:
+                raise FailedPrecondition(
+                    "delete container", container_id, f"cannot delete container {container_id} that is not stopped: {status}"
+                )
+            _end(container)
+        return destroy(container)
+
+
+def _end(container: Container) -> None:
+    container.kill(signal.SIGKILL)
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while container.alive():
+        if time.monotonic() > deadline:
+            raise FailedPrecondition(
+                "delete container", container.id, f"its process {container.record.pid} does not die"
+            )
+        time.sleep(_POLL_S)
+
+
+def destroy(container: Container) -> list[str]:
+    """Remove what is left of a stopped container; its lock is held. Returns warnings of poststop hooks."""
+    if container.record.cgroup_path:
+        container.cgroup.remove()
+    close_gate(container.directory.path)
+    warnings: list[str] = []
+    hooks = _poststop(container)
+    if hooks:
+        # few containers have hooks
+        import json
+
+        from oakum.oci.hooks import run_hooks
+
+        state = json.dumps(container.state("stopped")).encode()
+        for hook in hooks:
+            try:
+                run_hooks("poststop", [hook], state)
+            except OakumError as failure:
+                warnings.append(failure.brief)  # the specification: warn, and go on
+    container.directory.remove()
+    return warnings
+
+
+def _poststop(container: Container) -> list[Any]:
+    try:
+        return (container.directory.load_spec().get("hooks") or {}).get("poststop") or []
+    except DataLoss:
+        return []  # killed before the spec was kept: no hook has run
+
+
+def containers(root: str) -> Iterator[Container | OakumError]:
+    """All containers of the state directory, or why one cannot be read."""
+    for container_id in list_ids(root):
+        try:
+            yield Container.find(root, container_id)
+        except NotFound:
+            continue  # deleted meanwhile
+        except (DataLoss, InvalidArgument) as failure:
+            yield failure
+
+
+def owner_name(uid: int) -> str:
+    """The name of a user of this host, or the number."""
+    import pwd  # listing only
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
+
+
+def bundle_path(path: str) -> str:
+    """The bundle's absolute path. Raises SystemFailure when it is no directory."""
+    absolute = os.path.abspath(path or ".")
+    if not os.path.isdir(absolute):
+        raise InvalidArgument("open bundle", absolute, "not a directory")
+    return absolute

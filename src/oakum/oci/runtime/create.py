@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a bundle to a created container: state first, then the process, hooks, console and pid file.
+
+Every step can be the last one before a kill: what is there by then is found and removed by `delete`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from oakum.errors import InvalidArgument, OakumError, SystemFailure
+from oakum.linux.durable import write_file_fast
+from oakum.linux.fd import Fd
+from oakum.oci.cgroups.layout import normalise_path
+from oakum.oci.container import ContainerProcess, CreateRequest, Status
+from oakum.oci.container import create as clone_container
+from oakum.oci.gate import Gate
+from oakum.oci.hooks import run_hooks
+from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy
+from oakum.oci.runtime.state import Directory, Record, start_ticks
+from oakum.oci.spec import Spec, parse
+
+_CONFIG_LIMIT_BYTES: Final = 16 << 20
+_CREATE_TIMEOUT_S: Final = 120.0
+
+# linux.seccomp of the spec → the program and the flags to load it with; compiling needs more than this package may import.
+CompileFilter = Callable[[dict[str, Any], Spec], tuple[bytes, int]]
+
+
+class CreateOptions(NamedTuple):
+    """How a container is made; paths "" where they are not wanted.
+
+    With `detach` it waits for its start in the state directory; else the caller starts it and stays its parent.
+    """
+
+    bundle: str
+    compile_filter: CompileFilter
+    console_socket: str = ""
+    pid_file: str = ""
+    detach: bool = True
+    waits: bool = True
+    preserve_fds: int = 0
+    new_keyring: bool = True
+    systemd_cgroup: bool = False
+
+
+class Created(NamedTuple):
+    """A container whose process waits for its start; `console` is the terminal's master when nobody else got it."""
+
+    container: Container
+    process: ContainerProcess
+    console: Fd | None
+    warnings: tuple[str, ...]
+
+
+def load_config(bundle: str) -> Spec:
+    """The bundle's config.json. Raises InvalidArgument, SystemFailure."""
+    path = os.path.join(bundle, "config.json")
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_CONFIG_LIMIT_BYTES + 1)
+    except FileNotFoundError as failure:
+        raise InvalidArgument(
+            "read OCI spec", path, "JSON specification file config.json not found", hint="try `oakum oci spec`"
+        ) from failure
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "read", path) from failure
+    if len(text) > _CONFIG_LIMIT_BYTES:
+        raise InvalidArgument("read OCI spec", path, f"over {_CONFIG_LIMIT_BYTES} bytes")
+    try:
+        data: object = json.loads(text)
+    except (ValueError, RecursionError) as failure:
+        raise InvalidArgument("read OCI spec", path, f"not JSON: {failure}") from failure
+    return parse(data)
+
+
+def create(root: str, container_id: str, options: CreateOptions) -> Created:
+    """Make the container. Raises OakumError; then nothing is left of it."""
+    bundle = bundle_path(options.bundle)
+    spec = load_config(bundle)
+    process = spec.get("process")
+    if process is None:
+        raise InvalidArgument("create container", "$.process", "the spec has no process")
+    _check_console(process.get("terminal") or False, options)
+    linux = spec.setdefault("linux", {})
+    wanted = linux.get("cgroupsPath") or f"/{container_id}"
+    _check_cgroup_path(wanted, options)
+    linux["cgroupsPath"] = wanted = normalise_path(wanted)
+    program, flags = _filter(spec, options)
+    record = Record(
+        id=container_id,
+        bundle=bundle,
+        rootfs=os.path.normpath(os.path.join(bundle, (spec.get("root") or {}).get("path") or "")),
+        created=_now(),
+        oci_version=OCI_VERSION,
+        owner_uid=os.getuid(),
+        cgroup_path=wanted,
+        annotations=spec.get("annotations") or {},
+        seccomp_flags=flags,
+    )
+    directory = Directory(root, container_id)
+    directory.make()
+    container = Container(directory, record)
+    with directory.lock():
+        try:
+            directory.save(record)
+            directory.save_spec(spec)
+            if program:
+                directory.save_filter(program)
+            return _launch(container, spec, program, options)
+        except OSError as failure:
+            destroy(container)
+            raise SystemFailure.from_os_error(failure, "create container", container_id) from failure
+        except BaseException:
+            destroy(container)
+            raise
+
+
+def _launch(container: Container, spec: Spec, program: bytes, options: CreateOptions) -> Created:
+    hooks = spec.get("hooks") or {}
+    gate = Gate(container.directory.path) if options.waits else None
+    try:
+        child = clone_container(
+            CreateRequest(
+                container_id=container.id,
+                spec=spec,
+                bundle=container.record.bundle,
+                seccomp_bpf=program,
+                seccomp_flags=container.record.seccomp_flags,
+                gate=gate,
+                hooks=any(hooks.values()),
+                preserve_fds=options.preserve_fds,
+                new_keyring=options.new_keyring,
+            )
+        )
+    finally:
+        if gate is not None:
+            gate.close()
+    try:
+        container.record = container.record._replace(pid=child.pid, start_ticks=start_ticks(child.pid) or 0)
+        container.directory.save(container.record)
+        status = child.wait_status(_CREATE_TIMEOUT_S)
+        if status.stage == "mounted":
+            status = _run_hooks(container, spec, child)
+        console = status.console_fd
+        if console is not None and options.console_socket:
+            with console:
+                send_console(options.console_socket, console.fileno())
+            console = None
+        if options.pid_file:
+            write_pid_file(options.pid_file, child.pid)
+    except BaseException:
+        child.abort()
+        raise
+    return Created(container, child, console, status.warnings)
+
+
+def _run_hooks(container: Container, spec: Spec, child: ContainerProcess) -> Status:
+    hooks = spec.get("hooks") or {}
+    state = container.state("creating")
+    text = json.dumps(state).encode()
+    run_hooks("prestart", hooks.get("prestart") or (), text)
+    run_hooks("createRuntime", hooks.get("createRuntime") or (), text)
+    child.hooked(state)
+    return child.wait_status(_CREATE_TIMEOUT_S)
+
+
+def run_poststart(container: Container) -> list[str]:
+    """Run the hooks for after the start; returns what failed, which the specification only wants said."""
+    hooks = (container.directory.load_spec().get("hooks") or {}).get("poststart") or []
+    warnings: list[str] = []
+    for hook in hooks:
+        try:
+            run_hooks("poststart", [hook], json.dumps(container.state("running")).encode())
+        except OakumError as failure:
+            warnings.append(failure.brief)
+    return warnings
+
+
+def _filter(spec: Spec, options: CreateOptions) -> tuple[bytes, int]:
+    seccomp = (spec.get("linux") or {}).get("seccomp")
+    return options.compile_filter(seccomp, spec) if seccomp else (b"", 0)
+
+
+def _check_console(terminal: bool, options: CreateOptions) -> None:  # noqa: FBT001 - said by its name
+    if terminal and options.detach and not options.console_socket:
+        raise InvalidArgument(
+            "create container", "process.terminal", "cannot allocate tty if oakum will detach without setting console socket"
+        )
+    if options.console_socket and not (terminal and options.detach):
+        raise InvalidArgument(
+            "create container", "--console-socket", "cannot use console socket if oakum will not detach or allocate tty"
+        )
+
+
+def _check_cgroup_path(path: str, options: CreateOptions) -> None:
+    if options.systemd_cgroup:
+        raise InvalidArgument(
+            "create container",
+            "--systemd-cgroup",
+            "this runtime manages control groups itself and does not speak with systemd",
+            hint="configure the caller for the cgroupfs driver",
+        )
+    if ".." in path.split("/"):
+        raise InvalidArgument("create container", "$.linux.cgroupsPath", f"{path!r} has '..' in it")
+
+
+def send_console(path: str, console_fd: int) -> None:
+    """Give a terminal's master to who listens at the unix socket `path`. Raises SystemFailure."""
+    # Only containers with a terminal pay for the module.
+    import socket
+
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.connect(path)
+            socket.send_fds(sock, [b"/dev/ptmx"], [console_fd])
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "send terminal", f"console socket {path}") from failure
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Put the process id into a file, at once or not at all. Raises SystemFailure."""
+    try:
+        write_file_fast(os.path.abspath(path), str(pid).encode(), 0o644)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "write pid file", path) from failure
+
+
+def _now() -> str:
+    now_ns = time.time_ns()
+    fraction = f"{now_ns % 1_000_000_000:09d}".rstrip("0")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ns // 1_000_000_000)) + (
+        f".{fraction}Z" if fraction else "Z"
+    )

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state directory: one directory a container, with what must be known of it after its maker has ended.
+
+    ROOT/<id>/lock          flock of whoever changes the container
+    ROOT/<id>/state.json    Record: written before anything else is made, and again with the process
+    ROOT/<id>/config.json   the spec as it was at create (later changes of the bundle mean nothing)
+    ROOT/<id>/seccomp.bpf   the compiled filter, for execs
+    ROOT/<id>/*.fifo        where a created container waits (`oci.gate`)
+
+A directory without a readable state.json is what a killed `create` left: it is listed as stopped and can be deleted.
+Whether a process lives is asked from the kernel each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from typing import Any, Final, NamedTuple, cast
+
+from oakum.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, SystemFailure
+from oakum.linux.durable import write_file_fast
+from oakum.linux.fd import Fd
+from oakum.oci.spec import Spec
+
+STATE: Final = "state.json"
+CONFIG: Final = "config.json"
+FILTER: Final = "seccomp.bpf"
+_ID_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+_ID_LIMIT: Final = 1024
+
+
+class Record(NamedTuple):
+    """What is known of a container. `pid` 0: no process yet; `start_ticks` tells it from a later one of the same id."""
+
+    id: str
+    bundle: str
+    rootfs: str
+    created: str
+    oci_version: str
+    owner_uid: int
+    cgroup_path: str
+    annotations: dict[str, str]
+    pid: int = 0
+    start_ticks: int = 0
+    seccomp_flags: int = 0
+
+
+def check_id(text: str) -> str:
+    """`text` if it may name a container. Raises InvalidArgument."""
+    if not text or text in (".", "..") or len(text) > _ID_LIMIT or not _ID_LETTERS.issuperset(text):
+        raise InvalidArgument("name container", repr(text[:80]), "invalid container ID format")
+    return text
+
+
+class Directory:
+    """One container's directory below the runtime's root."""
+
+    __slots__ = ("id", "path")
+
+    def __init__(self, root: str, container_id: str) -> None:
+        self.id = check_id(container_id)
+        self.path = os.path.join(os.path.abspath(root), container_id)
+
+    def make(self) -> None:
+        """Take the id. Raises AlreadyExists, SystemFailure."""
+        try:
+            os.makedirs(os.path.dirname(self.path), mode=0o711, exist_ok=True)
+            os.mkdir(self.path, 0o700)
+        except FileExistsError as failure:
+            raise AlreadyExists(
+                "create container", self.id, "container with given ID already exists"
+            ) from failure
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "make state directory", self.path) from failure
+
+    def lock(self, *, shared: bool = False) -> Fd:
+        """Wait until nobody else changes the container; closing the result lets go. Raises NotFound."""
+        try:
+            fd = Fd(os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        except (FileNotFoundError, NotADirectoryError) as failure:
+            raise self._missing() from failure
+        fcntl.flock(fd.fileno(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        if not os.path.exists(f"{self.path}/lock"):  # deleted while we waited
+            fd.close()
+            raise self._missing()
+        return fd
+
+    def is_locked(self) -> bool:
+        """Whether somebody is changing the container right now."""
+        try:
+            fd = Fd(os.open(f"{self.path}/lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
+        except FileNotFoundError:
+            return False
+        with fd:
+            try:
+                fcntl.flock(fd.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def save(self, record: Record) -> None:
+        """Replace the record. Raises OSError."""
+        write_file_fast(f"{self.path}/{STATE}", json.dumps(record._asdict()).encode())
+
+    def load(self) -> Record:
+        """The record. Raises NotFound, DataLoss."""
+        try:
+            data: Any = json.loads(self._read(STATE))
+            known = {name: data[name] for name in Record._fields}
+            return Record(**known)
+        except FileNotFoundError as failure:
+            if os.path.isdir(self.path):
+                raise self.damaged("it was never finished") from failure
+            raise self._missing() from failure
+        except (ValueError, KeyError, TypeError) as failure:
+            raise self.damaged(str(failure)) from failure
+
+    def save_spec(self, spec: Spec) -> None:
+        """Keep the spec as it is now. Raises OSError."""
+        write_file_fast(f"{self.path}/{CONFIG}", json.dumps(spec).encode())
+
+    def load_spec(self) -> Spec:
+        """The spec as it was at create. Raises DataLoss."""
+        try:
+            return cast("Spec", json.loads(self._read(CONFIG)))
+        except (FileNotFoundError, ValueError) as failure:
+            raise self.damaged(str(failure)) from failure
+
+    def save_filter(self, program: bytes) -> None:
+        """Keep the compiled system call filter. Raises OSError."""
+        write_file_fast(f"{self.path}/{FILTER}", program)
+
+    def load_filter(self) -> bytes:
+        """The compiled system call filter, b"" when there is none. Raises OSError."""
+        try:
+            return self._read(FILTER)
+        except FileNotFoundError:
+            return b""
+
+    def remove(self) -> None:
+        """Forget the container; one that is gone is fine. Raises SystemFailure."""
+        try:
+            names = os.listdir(self.path)
+            # The record goes last: a removal that is killed can be repeated.
+            for name in sorted(names, key=lambda name: name == STATE):
+                os.unlink(f"{self.path}/{name}")
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            return
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "remove state directory", self.path) from failure
+
+    def damaged(self, why: str) -> DataLoss:
+        """The error for a state that cannot be used."""
+        return DataLoss("read state of container", self.id, why, hint="delete it with --force")
+
+    def _missing(self) -> NotFound:
+        return NotFound("find container", self.id, "container does not exist")
+
+    def _read(self, name: str) -> bytes:
+        with open(f"{self.path}/{name}", "rb") as file:
+            return file.read()
+
+
+def list_ids(root: str) -> list[str]:
+    """The ids of all containers below `root`, sorted. Raises SystemFailure."""
+    try:
+        with os.scandir(root) as entries:
+            return sorted(
+                e.name
+                for e in entries
+                if e.is_dir(follow_symlinks=False) and _ID_LETTERS.issuperset(e.name) and e.name[0] != "."
+            )
+    except FileNotFoundError:
+        return []
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "list", root) from failure
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process began, in clock ticks since boot; None when it has ended, also while it is a zombie.
+
+    Source: proc_pid_stat(5), fields 3 and 22.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError as failure:
+        if failure.errno in (errno.ENOENT, errno.ESRCH):
+            return None
+        raise SystemFailure.from_os_error(failure, "read", f"/proc/{pid}/stat") from failure
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
