@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from oakum.network.cni.network import CniNetwork, CniSettings
+from oakum.network.cni.network import CniNetwork
+from oakum.network.settings import CniSettings
 
 REAL_PLUGINS = "/usr/lib/cni"
 

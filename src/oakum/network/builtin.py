@@ -16,21 +16,42 @@ import threading
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
+from oakum.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OakumError
 from oakum.linux import rtnetlink
 from oakum.linux.conntrack import forget_flows
 from oakum.linux.netlink import NetlinkSocket
 from oakum.linux.netns import open_netns
 from oakum.network import links, sysctls
-from oakum.network.attachment import INTERFACE, Attachment, InterfaceCounters, PortRequest
+from oakum.network.attachment import (
+    INTERFACE,
+    Attachment,
+    AttachmentOptions,
+    InterfaceCounters,
+    PortRequest,
+)
 from oakum.network.database import AttachmentRow, NetworkDatabase, NetworkRow, PublishedPort
 from oakum.network.firewall import Firewall
-from oakum.network.pool import choose_subnet, host_interface_of, is_free, unique_local_subnet
+from oakum.network.pool import (
+    bridge_of,
+    check_mac,
+    choose_subnet,
+    host_interface_of,
+    is_free,
+    offset_of,
+    parse_subnets,
+    unique_local_subnet,
+)
 from oakum.network.ports import Binding, check_free, plan_bindings
+from oakum.network.protocol import DEFAULT_NETWORK, NetworkInfo
 
-DEFAULT_NETWORK: Final = "default"
 _SUFFIX: Final = re.compile(r"[a-z0-9]{0,8}", re.ASCII)
 _ALIAS: Final = "oakum network "
+_NETWORK_NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}", re.ASCII)
+# Words that mean something else where a network is named.
+_NO_NAMES: Final = frozenset({"host", "none", "container"})
+# The least that IPv4 and IPv6 need, and the most that a frame can say (RFC 791, RFC 8200).
+_MTU_RANGE4: Final = (68, 65535)
+_LEAST_MTU6: Final = 1280
 
 
 class BuiltinNetwork:
@@ -73,20 +94,38 @@ class BuiltinNetwork:
         network: str = DEFAULT_NETWORK,
         port_mappings: Sequence[PortRequest] = (),
         hostname: str = "",
+        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
     ) -> Attachment:
         """Attach the network namespace at `netns_path`: address, routes, way out, host ports. May be repeated.
 
+        Of `options`, addresses, MAC and rates count here.
+
         Raises:
-            AlreadyExists: a host port is taken, by a process of the host or by another sandbox.
-            InvalidArgument: a port or address that is none.
+            AlreadyExists: a host port or address is taken, by a process of the host or by another sandbox.
+            InvalidArgument: a port, address or MAC that is none.
             NotFound: no such network.
             ResourceExhausted: no address is left.
             SystemFailure: the kernel refuses; nothing is left attached.
         """
+        check_mac(options.mac)
         with self._guard, open_netns(netns_path) as netns:
             row, bridge, warnings = self._ensure_network(network)
             bindings = plan_bindings(port_mappings, with_ipv6=row.subnet6 is not None)
-            attached, is_new = self._reserve(sandbox_id, netns_path, row, hostname, bindings, mtu=bridge.mtu)
+            wanted = AttachmentRow(
+                sandbox_id,
+                row.name,
+                netns_path,
+                hostname,
+                host_interface_of(self.table, sandbox_id),
+                0,
+                bridge.mtu,
+                has_ipv6=False,
+                mac=options.mac.lower(),
+                ingress=options.ingress_bits_per_s,
+                egress=options.egress_bits_per_s,
+            )
+            chosen = offset_of(options.addresses, row.subnet4, row.subnet6)
+            attached, is_new = self._reserve(row, wanted, bindings, chosen=chosen)
             try:
                 plan = _link_plan(row, attached, bridge.ifindex)
                 has_ipv6 = links.connect(self._route, plan, netns_fd=netns.fileno(), netns_path=netns_path)
@@ -114,6 +153,14 @@ class BuiltinNetwork:
                 self._database.release(sandbox_id)
                 self._firewall.remove_ports(ports)
             self._forget_flows(ports)
+
+    def abandon(self, sandbox_id: str) -> None:
+        """As `teardown`, which has nothing that could be put off. Raises SystemFailure."""
+        self.teardown(sandbox_id)
+
+    def needs_namespace(self, sandbox_id: str) -> bool:  # noqa: ARG002 - as the protocol has it
+        """Nothing is looked for in a sandbox that leaves."""
+        return False
 
     def attachment(self, sandbox_id: str) -> Attachment | None:
         """A sandbox's attachment; None when it has none. Raises SystemFailure."""
@@ -156,6 +203,60 @@ class BuiltinNetwork:
         with self._guard:
             return self._database.networks()
 
+    def list_networks(self) -> list[NetworkInfo]:
+        """All networks, and the default one even if it was not used yet. Raises SystemFailure."""
+        with self._guard:
+            rows = self._database.networks() if os.path.exists(self._path) else []
+            users: dict[str, list[str]] = {row.name: [] for row in rows}
+            for attached in self._database.attachments() if rows else ():
+                users[attached.network].append(attached.sandbox_id)
+            found = [_inform(row, self._route, users[row.name]) for row in rows]
+        if DEFAULT_NETWORK not in users:
+            found.insert(0, NetworkInfo(DEFAULT_NETWORK, "bridge", bridge=self.bridge))
+        return found
+
+    def has_network(self, name: str) -> bool:
+        """Whether a network has been made under this name. Raises SystemFailure."""
+        with self._guard:
+            return os.path.exists(self._path) and self._database.network(name) is not None
+
+    def create_network(
+        self, name: str, *, subnets: Sequence[str] = (), mtu: int = 0, internal: bool = False
+    ) -> NetworkInfo:
+        """Make a network with a bridge and a pool of its own; what is not said is chosen.
+
+        Raises:
+            AlreadyExists: the name or the subnet is taken.
+            InvalidArgument: a name, subnet or MTU that cannot be.
+        """
+        if not _NETWORK_NAME.fullmatch(name) or name in _NO_NAMES:
+            raise InvalidArgument(
+                "create network", repr(name[:80]), "not a name for a network", hint="letters, digits, . _ -"
+            )
+        subnet4, subnet6 = parse_subnets(subnets)
+        if mtu and not _MTU_RANGE4[0] <= mtu <= _MTU_RANGE4[1]:
+            raise InvalidArgument("create network", name, f"an MTU of {mtu} is not possible")
+        with self._guard, links.host_network_lock(), self._database.change():
+            if self._database.network(name) is not None:
+                raise AlreadyExists("create network", repr(name), "it is there", hint="oakum network ls")
+            bridge = self.bridge if name == DEFAULT_NETWORK else bridge_of(self.table, name)
+            taken = self._taken(name, bridge)
+            for subnet in (subnet4, subnet6):
+                if subnet is not None and not is_free(subnet, taken):
+                    raise AlreadyExists(
+                        "create network", str(subnet), "the host or another network uses addresses of it"
+                    )
+            subnet6 = subnet6 or self._subnet6(name)
+            if subnet6 is not None and mtu and mtu < _LEAST_MTU6:
+                raise InvalidArgument(
+                    "create network", name, f"IPv6 needs an MTU of {_LEAST_MTU6}, not {mtu}"
+                )
+            row = NetworkRow(name, bridge, subnet4 or choose_subnet(taken), subnet6, mtu, internal)
+            if subnet6 is not None and subnet6.num_addresses < row.subnet4.num_addresses:
+                raise InvalidArgument("create network", str(subnet6), f"smaller than {row.subnet4}")
+            self._make(row)
+            return _inform(row, self._route, ())
+
     def remove_network(self, name: str = DEFAULT_NETWORK) -> None:
         """Remove a network's bridge, and with the last network all our rules; succeeds for what is gone.
 
@@ -174,7 +275,7 @@ class BuiltinNetwork:
                 self._route.execute([rtnetlink.delete_link(link)])
             self._database.drop_network(name)
             if self._database.networks():
-                self._firewall.forget_bridges()
+                self._firewall.forget_bridge(network.bridge)
 
     def gc(self, live_ids: Collection[str]) -> list[str]:
         """Free everything of sandboxes that are not in `live_ids`, and restore rules; the ids that were freed.
@@ -200,6 +301,14 @@ class BuiltinNetwork:
         with self._guard:
             self._delete_orphaned_bridges()
         return dead
+
+    def problem(self) -> str:
+        """Why no sandbox could get an address; "" when one could. What only hinders is no reason."""
+        try:
+            self.networks()
+        except OakumError as error:
+            return str(error)
+        return ""
 
     def warnings(self) -> list[str]:
         """What on this host stands in the way of pods' traffic, for people. Raises SystemFailure."""
@@ -254,12 +363,29 @@ class BuiltinNetwork:
             raise NotFound("find network", repr(name), "no such network")
         with links.host_network_lock(), self._database.change():
             network = self._choose(name)
-            self._database.put_network(network)
-            bridge = links.make_bridge(self._route, network, alias=_ALIAS + self._path)
-            self._firewall.replace()
-            self._firewall.ensure()
-            warnings = self._firewall.ensure_legacy()
+            bridge, warnings = self._make(network)
         return network, bridge, [*self._enable(network), *warnings]
+
+    def _make(self, network: NetworkRow) -> tuple[rtnetlink.Link, list[str]]:
+        """Write a network down, make its bridge and let it through; within `change` and the host's lock."""
+        self._database.put_network(network)
+        bridge = links.make_bridge(self._route, network, alias=_ALIAS + self._path)
+        self._firewall.replace()
+        self._firewall.ensure()
+        return bridge, self._firewall.ensure_legacy()
+
+    def _taken(self, name: str, bridge: str) -> list[rtnetlink.Network]:
+        """What a network may not overlap: the host's routes and addresses, and our other networks."""
+        found = links.taken_subnets(self._route, but_by=bridge)
+        for row in self._database.networks():
+            if row.name != name:
+                found += [row.subnet4, *([row.subnet6] if row.subnet6 is not None else [])]
+        return found
+
+    def _subnet6(self, name: str) -> ipaddress.IPv6Network | None:
+        if not sysctls.has_ipv6() or not links.host_has_ipv6_address(self._route):
+            return None
+        return unique_local_subnet(self._path if name == DEFAULT_NETWORK else f"{self._path}\n{name}")
 
     def _enable(self, network: NetworkRow) -> list[str]:
         warnings = sysctls.enable_ipv4(network.bridge)
@@ -270,9 +396,16 @@ class BuiltinNetwork:
     def _choose(self, name: str) -> NetworkRow:
         """The network with a subnet that is free on this host now, which may not be the one it had before a reboot."""
         network = self._database.network(name)
-        taken = links.taken_subnets(self._route, but_by=self.bridge)
+        taken = self._taken(name, network.bridge if network is not None else self.bridge)
         if network is not None and is_free(network.subnet4, taken):
             return network
+        if network is not None and name != DEFAULT_NETWORK:
+            raise FailedPrecondition(
+                "make bridge",
+                network.bridge,
+                f"the host has another route to {network.subnet4} now",
+                hint=f"remove that route, or network {name}",
+            )
         for row in self._database.attachments():
             if row.network == name and not os.path.exists(row.netns_path):
                 self._database.release(row.sandbox_id)
@@ -283,32 +416,24 @@ class BuiltinNetwork:
                 f"the host has another route to {network.subnet4} now",
                 hint="remove that route, or all sandboxes",
             )
-        with_ipv6 = sysctls.has_ipv6() and links.host_has_ipv6_address(self._route)
-        subnet6 = unique_local_subnet(self._path) if with_ipv6 else None
-        return NetworkRow(name, self.bridge, choose_subnet(taken), subnet6)
+        return NetworkRow(name, self.bridge, choose_subnet(taken), self._subnet6(name))
 
     def _reserve(
-        self,
-        sandbox_id: str,
-        netns_path: str,
-        network: NetworkRow,
-        hostname: str,
-        bindings: Sequence[Binding],
-        *,
-        mtu: int,
+        self, network: NetworkRow, wanted: AttachmentRow, bindings: Sequence[Binding], *, chosen: int | None
     ) -> tuple[AttachmentRow, bool]:
-        host_interface = host_interface_of(self.table, sandbox_id)
+        sandbox_id = wanted.sandbox_id
         with self._database.change():
             found = self._database.attachment(sandbox_id)
             if found is not None and found.network != network.name:
                 raise FailedPrecondition(
                     "attach sandbox", sandbox_id[:12], f"it is attached to network {found.network}"
                 )
-            wanted = AttachmentRow(
-                sandbox_id, network.name, netns_path, hostname, host_interface, 0, mtu, has_ipv6=False
-            )
             if found is None:
-                row = self._database.allocate(network, wanted)
+                row = self._database.allocate(network, wanted, chosen=chosen)
+            elif chosen not in (None, found.offset):
+                raise FailedPrecondition(
+                    "attach sandbox", sandbox_id[:12], "it is attached with another address"
+                )
             else:
                 row = wanted._replace(offset=found.offset, has_ipv6=found.has_ipv6)
                 self._database.update_attachment(row)
@@ -338,8 +463,8 @@ class BuiltinNetwork:
         no end while packets come.
         """
         udp = [port.binding for port in ports if port.binding.protocol == "udp"]
-        if not udp:
-            return
+        if not udp or not sysctls.has_tracked_flows():
+            return  # looking for flows takes the kernel some 20 ms, however few there are
         own = {address.interface.ip for address in rtnetlink.list_addresses(self._route)}
         wanted = {
             (address, binding.host_port)
@@ -386,6 +511,26 @@ def _link_plan(network: NetworkRow, attached: AttachmentRow, bridge_index: int) 
         links.interface_at(subnet6, attached.offset) if subnet6 is not None else None,
         links.interface_at(network.subnet4, 1).ip,
         links.interface_at(subnet6, 1).ip if subnet6 is not None else None,
+        attached.mac,
+        attached.ingress,
+        attached.egress,
+    )
+
+
+def _inform(row: NetworkRow, route: NetlinkSocket, attached: Sequence[str]) -> NetworkInfo:
+    bridge = rtnetlink.get_link(route, row.bridge)
+    subnets: list[rtnetlink.Network] = [row.subnet4]
+    if row.subnet6 is not None:
+        subnets.append(row.subnet6)
+    return NetworkInfo(
+        row.name,
+        "bridge",
+        tuple(map(str, subnets)),
+        tuple(str(links.interface_at(subnet, 1).ip) for subnet in subnets),
+        row.bridge,
+        bridge.mtu if bridge is not None else row.mtu,
+        row.internal,
+        tuple(attached),
     )
 
 

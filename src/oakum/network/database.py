@@ -35,23 +35,41 @@ CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) ST
 CREATE INDEX IF NOT EXISTS ports_of_sandbox ON ports (sandbox_id);
 PRAGMA user_version = 1;
 """
+# Each brings the database from its place in this list to the next version.
+_CHANGES: Final = (
+    """
+ALTER TABLE networks ADD COLUMN mtu INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE networks ADD COLUMN internal INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attachments ADD COLUMN mac TEXT NOT NULL DEFAULT '';
+ALTER TABLE attachments ADD COLUMN ingress INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attachments ADD COLUMN egress INTEGER NOT NULL DEFAULT 0;
+PRAGMA user_version = 2;
+""",
+)
+_VERSION: Final = 1 + len(_CHANGES)
 
 _ATTACHMENTS: Final = (
-    "SELECT sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6 FROM attachments"
+    "SELECT sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6, mac, ingress, egress"
+    " FROM attachments"
 )
 
 
 class NetworkRow(NamedTuple):
-    """A network; `subnet6` is None where it has no IPv6."""
+    """A network; `subnet6` is None where it has no IPv6. `mtu` 0 follows the host's uplink; `internal` has no way out."""
 
     name: str
     bridge: str
     subnet4: ipaddress.IPv4Network
     subnet6: ipaddress.IPv6Network | None
+    mtu: int = 0
+    internal: bool = False
 
 
 class AttachmentRow(NamedTuple):
-    """A sandbox's row; `offset` counts from the start of both subnets."""
+    """A sandbox's row; `offset` counts from the start of both subnets.
+
+    `mac` is empty where it follows from the address; `ingress` and `egress` are limits in bits a second, 0 for none.
+    """
 
     sandbox_id: str
     network: str
@@ -61,6 +79,9 @@ class AttachmentRow(NamedTuple):
     offset: int
     mtu: int
     has_ipv6: bool
+    mac: str = ""
+    ingress: int = 0
+    egress: int = 0
 
 
 class PublishedPort(NamedTuple):
@@ -87,12 +108,36 @@ class NetworkDatabase:
             self._connection.execute("PRAGMA foreign_keys = ON")
             # A power cut may take the last changes, never the database; after it the sandboxes are gone, too.
             self._connection.execute("PRAGMA synchronous = NORMAL")
-            if self._connection.execute("PRAGMA user_version").fetchone() == (0,):
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+            if self._version() != _VERSION:
+                self._bring_up_to_date()
         except sqlite3.Error as error:
             self._connection.close()
             raise SystemFailure("open network database", path, str(error)) from error
+
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def _bring_up_to_date(self) -> None:
+        if self._version() == 0:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Looked at again within the transaction: another process may have been quicker.
+            version = self._version()
+            if version > _VERSION:
+                raise SystemFailure(
+                    "open network database",
+                    self.path,
+                    f"it has version {version}, newer than {_VERSION}",
+                    hint="a newer oakum has used it",
+                )
+            for script in (_SCHEMA, *_CHANGES)[version:]:
+                for statement in script.split(";"):
+                    self._connection.execute(statement)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
 
     def close(self) -> None:
         """Close it; twice is fine."""
@@ -127,15 +172,17 @@ class NetworkDatabase:
 
     def networks(self) -> list[NetworkRow]:
         """All networks."""
-        rows = self._query("SELECT name, bridge, subnet4, subnet6 FROM networks ORDER BY name")
+        rows = self._query("SELECT name, bridge, subnet4, subnet6, mtu, internal FROM networks ORDER BY name")
         return [
             NetworkRow(
                 name,
                 bridge,
                 ipaddress.IPv4Network(subnet4),
                 ipaddress.IPv6Network(subnet6) if subnet6 else None,
+                int(mtu),
+                bool(internal),
             )
-            for name, bridge, subnet4, subnet6 in rows
+            for name, bridge, subnet4, subnet6, mtu, internal in rows
         ]
 
     def network(self, name: str) -> NetworkRow | None:
@@ -145,9 +192,17 @@ class NetworkDatabase:
     def put_network(self, network: NetworkRow) -> None:
         """Add or change a network; within `change`."""
         self._connection.execute(
-            "INSERT INTO networks (name, bridge, subnet4, subnet6) VALUES (?, ?, ?, ?) ON CONFLICT (name)"
-            " DO UPDATE SET bridge = excluded.bridge, subnet4 = excluded.subnet4, subnet6 = excluded.subnet6",
-            (network.name, network.bridge, str(network.subnet4), str(network.subnet6 or "")),
+            "INSERT INTO networks (name, bridge, subnet4, subnet6, mtu, internal) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET bridge = excluded.bridge, subnet4 = excluded.subnet4,"
+            " subnet6 = excluded.subnet6, mtu = excluded.mtu, internal = excluded.internal",
+            (
+                network.name,
+                network.bridge,
+                str(network.subnet4),
+                str(network.subnet6 or ""),
+                network.mtu,
+                network.internal,
+            ),
         )
 
     def drop_network(self, name: str) -> None:
@@ -165,32 +220,73 @@ class NetworkDatabase:
     def _attachments(self, condition: str, *values: str) -> list[AttachmentRow]:
         rows = self._query(_ATTACHMENTS + condition, *values)
         return [
-            AttachmentRow(row[0], row[1], row[2], row[3], row[4], int(row[5]), int(row[6]), bool(row[7]))
+            AttachmentRow(
+                row[0],
+                row[1],
+                row[2],
+                row[3],
+                row[4],
+                int(row[5]),
+                int(row[6]),
+                bool(row[7]),
+                row[8],
+                int(row[9]),
+                int(row[10]),
+            )
             for row in rows
         ]
 
-    def allocate(self, network: NetworkRow, wanted: AttachmentRow) -> AttachmentRow:
-        """Give a sandbox the next address; within `change`. Raises ResourceExhausted."""
+    def allocate(
+        self, network: NetworkRow, wanted: AttachmentRow, *, chosen: int | None = None
+    ) -> AttachmentRow:
+        """Give a sandbox the address at the offset `chosen`, or the next; within `change`.
+
+        Raises:
+            AlreadyExists: another sandbox has the chosen one.
+            ResourceExhausted: none is left.
+        """
         used = {
-            int(row[0])
-            for row in self._query("SELECT offset FROM attachments WHERE network = ?", network.name)
+            int(row[0]): row[1]
+            for row in self._query(
+                "SELECT offset, sandbox_id FROM attachments WHERE network = ?", network.name
+            )
         }
-        ((last,),) = self._query("SELECT last_offset FROM networks WHERE name = ?", network.name)
-        offset = next_offset(network.subnet4.num_addresses, int(last), used)
+        if chosen is None:
+            ((last,),) = self._query("SELECT last_offset FROM networks WHERE name = ?", network.name)
+            offset = next_offset(network.subnet4.num_addresses, int(last), used)
+        elif chosen in used:
+            raise AlreadyExists(
+                "assign address", str(network.subnet4[chosen]), f"sandbox {used[chosen][:12]} has it"
+            )
+        else:
+            offset = chosen
         row = wanted._replace(offset=offset)
         self._connection.execute(
-            "INSERT INTO attachments (sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO attachments (sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6,"
+            " mac, ingress, egress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row,
         )
-        self._connection.execute("UPDATE networks SET last_offset = ? WHERE name = ?", (offset, network.name))
+        if chosen is None:
+            self._connection.execute(
+                "UPDATE networks SET last_offset = ? WHERE name = ?", (offset, network.name)
+            )
         return row
 
     def update_attachment(self, row: AttachmentRow) -> None:
         """Change where a sandbox's namespace is and what its link is like; within `change`."""
         self._connection.execute(
-            "UPDATE attachments SET netns_path = ?, hostname = ?, mtu = ?, has_ipv6 = ? WHERE sandbox_id = ?",
-            (row.netns_path, row.hostname, row.mtu, row.has_ipv6, row.sandbox_id),
+            "UPDATE attachments SET netns_path = ?, hostname = ?, mtu = ?, has_ipv6 = ?, mac = ?, ingress = ?,"
+            " egress = ? WHERE sandbox_id = ?",
+            (
+                row.netns_path,
+                row.hostname,
+                row.mtu,
+                row.has_ipv6,
+                row.mac,
+                row.ingress,
+                row.egress,
+                row.sandbox_id,
+            ),
         )
 
     def note(self, name: str) -> str:

@@ -177,8 +177,9 @@ class Firewall:
                 commands, operation="remove bridge's passage", subject=f"{gate.table} {gate.chain}"
             )
 
-    def forget_bridges(self) -> None:
-        """Remove the passages of bridges that the database has no more. Raises SystemFailure."""
+    def forget_bridge(self, gone: str) -> None:
+        """Remove the passages of a bridge that the database has no more. Raises SystemFailure."""
+        self._legacy("-D", [gone])
         networks, _ = self._state()
         keep = [network.bridge for network in networks]
         for gate in IPTABLES_FORWARD:

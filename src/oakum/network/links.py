@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from oakum.errors import FailedPrecondition, SystemFailure, Unavailable
-from oakum.linux import rtnetlink
+from oakum.linux import rtnetlink, traffic
 from oakum.linux.netlink import NetlinkSocket
 from oakum.linux.netns import inside, own_netns
 from oakum.network.attachment import INTERFACE
@@ -38,13 +38,16 @@ class LinkPlan(NamedTuple):
     address6: rtnetlink.Interface | None
     gateway4: rtnetlink.Address
     gateway6: rtnetlink.Address | None
+    chosen_mac: str = ""
+    ingress_bits_per_s: int = 0
+    egress_bits_per_s: int = 0
 
     @property
     def mac(self) -> str:
         """The inner end's MAC."""
         address = self.address4.ip
         assert address.version == 4
-        return mac_of(address)
+        return self.chosen_mac or mac_of(address)
 
 
 @contextmanager
@@ -104,7 +107,8 @@ def make_bridge(route: NetlinkSocket, network: NetworkRow, *, alias: str) -> rtn
     """
     digest = hashlib.sha256(alias.encode(errors="surrogateescape") + network.bridge.encode()).digest()
     mac = (b"\x02" + digest[:5]).hex(":")
-    route.execute([rtnetlink.create_bridge(network.bridge, mac=mac, mtu=uplink_mtu(route))])
+    mtu = network.mtu or uplink_mtu(route)
+    route.execute([rtnetlink.create_bridge(network.bridge, mac=mac, mtu=mtu)])
     link = rtnetlink.get_link(route, network.bridge)
     if link is None or link.kind != "bridge":
         raise FailedPrecondition(
@@ -159,6 +163,7 @@ def connect(route: NetlinkSocket, plan: LinkPlan, *, netns_fd: int, netns_path: 
     """
     with inside(netns_fd, NetlinkSocket, subject=netns_path) as inner:
         link = _existing(route, inner, plan)
+        was_there = link is not None
         if link is None:
             route.execute([rtnetlink.delete_link(plan.host_interface)] if _is_there(route, plan) else [])
             create = rtnetlink.create_veth(
@@ -175,7 +180,20 @@ def connect(route: NetlinkSocket, plan: LinkPlan, *, netns_fd: int, netns_path: 
         route.execute([rtnetlink.set_hairpin(plan.host_interface)])
         if link is None:
             raise SystemFailure("look up link", INTERFACE, "it vanished while it was set up")
+        _limit(inner, link, plan.egress_bits_per_s, was_there=was_there)
+        if plan.ingress_bits_per_s or was_there:
+            host = rtnetlink.get_link(route, plan.host_interface)
+            if host is not None:
+                _limit(route, host, plan.ingress_bits_per_s, was_there=was_there)
         return _set_up_inside(inner, link, plan)
+
+
+def _limit(route: NetlinkSocket, link: rtnetlink.Link, bits_per_s: int, *, was_there: bool) -> None:
+    """Limit what a link sends: the host's end sends what the sandbox receives, and the other way round."""
+    if bits_per_s:
+        route.execute([traffic.limit_rate(link.ifindex, bits_per_s, subject=link.name)])
+    elif was_there:
+        route.execute([traffic.lift_limit(link.ifindex, subject=link.name)])
 
 
 def _is_there(route: NetlinkSocket, plan: LinkPlan) -> bool:

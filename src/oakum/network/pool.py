@@ -6,11 +6,13 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import itertools
+import re
 from collections.abc import Collection, Iterable, Iterator
 
-from oakum.errors import ResourceExhausted
+from oakum.errors import InvalidArgument, ResourceExhausted
 from oakum.linux.rtnetlink import Network
 
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", re.ASCII)
 # Offset 0 is the network, 1 the gateway.
 FIRST_OFFSET = 2
 
@@ -76,6 +78,82 @@ def mac_of(address: ipaddress.IPv4Address) -> str:
     An address that comes back has its MAC again, so neighbours need not forget.
     """
     return (b"\x0a\x58" + address.packed).hex(":")
+
+
+def parse_subnets(
+    texts: Iterable[str],
+) -> tuple[ipaddress.IPv4Network | None, ipaddress.IPv6Network | None]:
+    """The subnets that a user chose for a network: at most one of each family.
+
+    Raises:
+        InvalidArgument: not a subnet, too small for a sandbox, or the second of its family.
+    """
+    found: dict[int, Network] = {}
+    for text in texts:
+        try:
+            subnet = ipaddress.ip_network(text)
+        except ValueError as error:
+            raise InvalidArgument(
+                "create network", repr(text[:80]), str(error), hint="write it as 10.9.0.0/24"
+            ) from error
+        if subnet.num_addresses <= FIRST_OFFSET + 1:
+            raise InvalidArgument("create network", text, "too small: it has no address for a sandbox")
+        if subnet.is_multicast or subnet.is_loopback or subnet.is_link_local or subnet.prefixlen == 0:
+            raise InvalidArgument("create network", text, "not a subnet for sandboxes")
+        if subnet.version in found:
+            raise InvalidArgument("create network", text, f"a second subnet of IPv{subnet.version}")
+        found[subnet.version] = subnet
+    subnet4, subnet6 = found.get(4), found.get(6)
+    assert subnet4 is None or subnet4.version == 4
+    assert subnet6 is None or subnet6.version == 6
+    return subnet4, subnet6
+
+
+def offset_of(
+    addresses: Iterable[str], subnet4: ipaddress.IPv4Network, subnet6: ipaddress.IPv6Network | None
+) -> int | None:
+    """The offset that a sandbox's chosen addresses mean; None for none. Both families share one.
+
+    Raises:
+        InvalidArgument: not an address that a sandbox of these subnets can have, or two that lie apart.
+    """
+    chosen: int | None = None
+    for text in addresses:
+        try:
+            address = ipaddress.ip_interface(text).ip
+        except ValueError as error:
+            raise InvalidArgument("assign address", repr(text[:80]), str(error)) from error
+        subnet = subnet4 if address.version == 4 else subnet6
+        if subnet is None or address not in subnet:
+            raise InvalidArgument("assign address", text, f"not in {subnet or 'a network without IPv6'}")
+        offset = int(address) - int(subnet.network_address)
+        if not FIRST_OFFSET <= offset < subnet4.num_addresses - 1:
+            raise InvalidArgument(
+                "assign address", text, "it is not for sandboxes: network, gateway or broadcast"
+            )
+        if chosen is not None and offset != chosen:
+            raise InvalidArgument(
+                "assign address",
+                text,
+                "the addresses of both families have to have the same place in their subnets",
+            )
+        chosen = offset
+    return chosen
+
+
+def check_mac(mac: str) -> None:
+    """Raises InvalidArgument for a text that is neither empty nor the MAC of one station."""
+    if not mac:
+        return
+    if not _MAC.fullmatch(mac) or int(mac[:2], 16) & 1 or not int(mac.replace(":", ""), 16):
+        raise InvalidArgument(
+            "assign MAC", repr(mac[:40]), "not a MAC of one station", hint="such as 02:00:00:00:00:05"
+        )
+
+
+def bridge_of(table: str, network: str) -> str:
+    """The name of a created network's bridge: 15 characters, the longest that a link may have."""
+    return "oakum" + hashlib.sha256(f"{table}/{network}".encode()).hexdigest()[:10]
 
 
 def host_interface_of(table: str, sandbox_id: str) -> str:

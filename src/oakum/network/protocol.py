@@ -46,6 +46,10 @@ class Network(Protocol):
         """Detach a sandbox; succeeds for what is gone. Raises OakumError; then it is to be repeated."""
         ...
 
+    def abandon(self, sandbox_id: str) -> None:
+        """As `teardown`, for who cannot wait or repeat: what fails is repeated in the background. Raises OakumError."""
+        ...
+
     def needs_namespace(self, sandbox_id: str) -> bool:
         """Whether `teardown` wants to run while the sandbox's namespace is still there."""
         ...

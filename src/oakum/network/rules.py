@@ -31,6 +31,15 @@ _CHAINS: Final = """
         meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @any4
         meta nfproto ipv6 fib daddr type local dnat ip6 to meta l4proto . th dport map @any6
     }
+    chain forward {
+        comment "networks are apart: only published ports lead from one to another; internal ones have no way out"
+        type filter hook forward priority 0; policy accept;
+        iifname @internal oifname != @internal drop
+        oifname @internal iifname != @internal drop
+        iifname . oifname @within accept
+        ct status dnat accept
+        iifname @bridges oifname @bridges drop
+    }
     chain prerouting {
         comment "nobody outside may reach a port that is published on loopback only"
         type nat hook prerouting priority -100; policy accept;
@@ -56,6 +65,8 @@ _CHAINS: Final = """
 """
 _SETS: Final[tuple[tuple[str, str, str], ...]] = (
     ("set", "bridges", "type ifname;"),
+    ("set", "internal", "type ifname;"),
+    ("set", "within", "type ifname . ifname;"),
     ("set", "subnets4", "type ipv4_addr; flags interval;"),
     ("set", "subnets6", "type ipv6_addr; flags interval;"),
     ("map", "any4", "type inet_proto . inet_service : ipv4_addr . inet_service;"),
@@ -88,6 +99,9 @@ def render_table(table: str, networks: Sequence[NetworkRow], ports: Iterable[Pub
     elements: dict[str, list[str]] = {name: [] for _, name, _ in _SETS}
     for network in networks:
         elements["bridges"].append(f'"{network.bridge}"')
+        elements["within"].append(f'"{network.bridge}" . "{network.bridge}"')
+        if network.internal:
+            elements["internal"].append(f'"{network.bridge}"')
         elements["subnets4"].append(str(network.subnet4))
         if network.subnet6 is not None:
             elements["subnets6"].append(str(network.subnet6))

@@ -35,6 +35,11 @@ def has_ipv6() -> bool:
     return _read("ipv6/conf/all/disable_ipv6") == "0" and _read("ipv6/conf/default/disable_ipv6") == "0"
 
 
+def has_tracked_flows() -> bool:
+    """Whether the kernel tracks any flow in this thread's network namespace; True where it does not say."""
+    return _read("netfilter/nf_conntrack_count") != "0"
+
+
 def _interfaces() -> list[str]:
     try:
         return sorted(os.listdir(f"{_NET}/ipv6/conf"))

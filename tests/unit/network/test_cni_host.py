@@ -16,6 +16,7 @@ import pytest
 from oakum.backend.config import PortMapping
 from oakum.errors import DataLoss, InvalidArgument, NotFound
 from oakum.network.attachment import AttachmentOptions
+from oakum.network.settings import has_configuration
 from tests.support.cni import REAL_PLUGINS, CniBox
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -148,10 +149,10 @@ def test_only_container_ids_that_the_specification_allows(box: CniBox, sandbox_i
 
 def test_the_directory_is_followed(box: CniBox) -> None:
     network = box.network()
-    assert not network.is_configured()
+    assert not has_configuration(str(box.configs))
     assert network.problem().endswith("no network configuration is there (a network add-on puts one there)")
     box.configure(box.fake("only"), name="later", file="20-later.conflist")
-    assert network.is_configured()
+    assert has_configuration(str(box.configs))
     assert network.setup(ONE, NETNS).network == "later"
     box.configure(box.fake("only"), name="earlier", file="10-earlier.conflist")
     assert network.setup(TWO, NETNS).network == "earlier"

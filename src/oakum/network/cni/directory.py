@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from oakum.errors import FailedPrecondition, NotFound, OakumError, SystemFailure
 from oakum.network.cni.config import (
@@ -17,8 +17,7 @@ from oakum.network.cni.config import (
     parse_plugin,
     with_plugins,
 )
-
-_ENDINGS: Final = (".conflist", ".conf", ".json")
+from oakum.network.settings import CONFIG_ENDINGS
 
 _Mark = tuple[str, int, int, int]
 
@@ -39,10 +38,6 @@ class ConfigDirectory:
         self._guard = threading.Lock()
         self._marks: tuple[_Mark, ...] | None = None
         self._loaded = Loaded((), (), None)
-
-    def is_used(self) -> bool:
-        """Whether somebody has put a configuration there, right or wrong."""
-        return bool(_files(self.path))
 
     def networks(self) -> Loaded:
         """What is there now; some 30 microseconds when nothing has changed."""
@@ -128,7 +123,7 @@ def _contents(path: str) -> bytes:
 
 
 def _files(path: str) -> list[str]:
-    return sorted(name for name in _names(path, "files") if name.endswith(_ENDINGS))
+    return sorted(name for name in _names(path, "files") if name.endswith(CONFIG_ENDINGS))
 
 
 def _directories(path: str) -> list[str]:

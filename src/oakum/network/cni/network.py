@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from oakum.errors import DataLoss, FailedPrecondition, NotFound, OakumError
 from oakum.linux import rtnetlink
@@ -33,21 +33,10 @@ from oakum.network.cni.requests import Target, arguments, check_target, environm
 from oakum.network.cni.results import Call, summary, timed_out, without_addresses
 from oakum.network.cni.retry import Retrier
 from oakum.network.protocol import DEFAULT_NETWORK, NetworkInfo
+from oakum.network.settings import CniSettings
 
-CONFIG_DIRECTORY: Final = "/etc/cni/net.d"
-PLUGIN_DIRECTORIES: Final = ("/opt/cni/bin", "/usr/lib/cni")
 # How long STATUS and what plugins say of their versions is believed: the kubelet asks every few seconds.
 _STATUS_AGE_S: Final = 5.0
-
-
-class CniSettings(NamedTuple):
-    """Where configurations and plugins are, and how long a plugin may take."""
-
-    config_directory: str = CONFIG_DIRECTORY
-    plugin_directories: tuple[str, ...] = PLUGIN_DIRECTORIES
-    timeout_s: float = 60.0
-    question_timeout_s: float = 10.0
-    """For STATUS and VERSION, which are asked while somebody waits for an overview."""
 
 
 class CniNetwork:
@@ -68,10 +57,6 @@ class CniNetwork:
         self._retrier.close()
 
     # Sandboxes
-
-    def is_configured(self) -> bool:
-        """Whether somebody has put a configuration into the directory. Raises SystemFailure."""
-        return self._configs.is_used()
 
     def has_network(self, name: str) -> bool:
         """Whether a readable configuration has this name. Raises OakumError."""
@@ -141,6 +126,18 @@ class CniNetwork:
                 self._retrier.wake()
                 raise
 
+    def abandon(self, sandbox_id: str) -> None:
+        """As `teardown`; a plugin that fails, or has failed already, is repeated in the background and not told of."""
+        record = self._records.read(sandbox_id)
+        if record is not None and record.phase == "deleting":
+            self._retrier.wake()
+            return
+        try:
+            self.teardown(sandbox_id)
+        except OakumError:
+            if self._records.read(sandbox_id) is None:
+                raise  # nothing is kept that could be repeated
+
     def needs_namespace(self, sandbox_id: str) -> bool:
         """Plugins look at the namespace that they are to leave."""
         return self._records.read(sandbox_id) is not None
@@ -161,16 +158,16 @@ class CniNetwork:
             )
 
     def attachment(self, sandbox_id: str) -> Attachment | None:
-        """A sandbox's attachment, also one that is only half made or unmade. Raises DataLoss, SystemFailure."""
+        """A sandbox's attachment, also one that is only half made or unmade. Raises SystemFailure."""
         record = self._records.read(sandbox_id)
         return _describe(record) if record is not None else None
 
     def attachments(self) -> list[Attachment]:
-        """All attachments. Raises DataLoss, SystemFailure."""
+        """All attachments. Raises SystemFailure."""
         return [_describe(record) for record in self._all()]
 
     def owed(self) -> dict[str, str]:
-        """Sandboxes whose DEL has not succeeded yet, with the last error. Raises DataLoss, SystemFailure."""
+        """Sandboxes whose DEL has not succeeded yet, with the last error. Raises SystemFailure."""
         return {record.sandbox_id: record.error for record in self._all() if record.phase == "deleting"}
 
     def usage(self, sandbox_id: str) -> InterfaceCounters | None:
@@ -244,8 +241,8 @@ class CniNetwork:
             return said
 
     def warnings(self) -> list[str]:
-        """Networks that cannot be read, and attachments that plugins have not let go. Raises SystemFailure."""
-        found = [str(problem) for problem in self._configs.networks().problems]
+        """Networks and records that cannot be read, and attachments that plugins have not let go. Raises SystemFailure."""
+        found = [str(problem) for problem in self._configs.networks().problems] + self._damaged()
         return found + [f"sandbox {key[:12]} is not detached yet: {why}" for key, why in self.owed().items()]
 
     # Steps
@@ -320,8 +317,25 @@ class CniNetwork:
             return False
 
     def _all(self) -> list[Record]:
-        found = (self._records.read(sandbox_id) for sandbox_id in self._records.ids())
-        return [record for record in found if record is not None]
+        """All that can be read: one damaged record keeps nobody else from being served."""
+        found: list[Record] = []
+        for sandbox_id in self._records.ids():
+            try:
+                record = self._records.read(sandbox_id)
+            except DataLoss:
+                continue  # `warnings` tells
+            if record is not None:
+                found.append(record)
+        return found
+
+    def _damaged(self) -> list[str]:
+        found: list[str] = []
+        for sandbox_id in self._records.ids():
+            try:
+                self._records.read(sandbox_id)
+            except DataLoss as error:
+                found.append(str(error))
+        return found
 
     def _collectable(self) -> list[tuple[NetworkList, tuple[str, ...], list[tuple[str, str]]]]:
         """Every network that is configured or has attachments, with its attachments; as configured now, if it is."""
