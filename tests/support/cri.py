@@ -25,8 +25,11 @@ from oakum.backend.status import (
     FilesystemUsage,
     HandlerFeatures,
     Image,
+    Metric,
+    MetricDescriptor,
     RuntimeStatus,
     SandboxFilter,
+    SandboxMetrics,
     SandboxStats,
     SandboxStatus,
 )
@@ -334,6 +337,26 @@ class MemoryBackend:
 
     def list_sandbox_stats(self, wanted: SandboxFilter = SandboxFilter()) -> Sequence[SandboxStats]:  # noqa: B008
         return [self.sandbox_stats(s.id) for s in self.list_sandboxes(wanted)]
+
+    def metric_descriptors(self) -> Sequence[MetricDescriptor]:
+        return [MetricDescriptor(name="container_processes", help="Processes.", label_keys=("id", "pod"))]
+
+    def list_sandbox_metrics(self) -> Sequence[SandboxMetrics]:
+        def metric(key: str, value: int) -> Metric:
+            return Metric(
+                name="container_processes", timestamp_ns=7, counter=False, labels=(key, "p"), value=value
+            )
+
+        return [
+            SandboxMetrics(
+                id=s.id,
+                metrics=(metric(s.id, 3),),
+                containers=tuple(
+                    (c.id, (metric(c.id, 2),)) for c in self.list_containers(ContainerFilter(sandbox_id=s.id))
+                ),
+            )
+            for s in self.sandboxes.values()
+        ]
 
     def list_images(self, wanted: str = "") -> Sequence[Image]:
         return [i for name, i in self.stored.items() if wanted in ("", name, i.id)]

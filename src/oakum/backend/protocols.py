@@ -19,8 +19,10 @@ from oakum.backend.status import (
     ExecResult,
     FilesystemUsage,
     Image,
+    MetricDescriptor,
     RuntimeStatus,
     SandboxFilter,
+    SandboxMetrics,
     SandboxStats,
     SandboxStatus,
 )
@@ -119,6 +121,14 @@ class RuntimeBackend(Protocol):
 
     def list_sandbox_stats(self, wanted: SandboxFilter = ...) -> Sequence[SandboxStats]:
         """Statistics of the ready sandboxes that match, in one pass."""
+        ...
+
+    def metric_descriptors(self) -> Sequence[MetricDescriptor]:
+        """The families that `list_sandbox_metrics` has values of."""
+        ...
+
+    def list_sandbox_metrics(self) -> Sequence[SandboxMetrics]:
+        """Metrics of all ready sandboxes and what runs in them, in one pass."""
         ...
 
 

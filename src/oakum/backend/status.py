@@ -204,6 +204,32 @@ class SandboxStats(Struct, frozen=True, kw_only=True):
     containers: tuple[ContainerStats, ...] = ()
 
 
+class MetricDescriptor(Struct, frozen=True, kw_only=True):
+    """A family of metrics: its name, what it means, and the names of its labels."""
+
+    name: str
+    help: str
+    label_keys: tuple[str, ...]
+
+
+class Metric(Struct, frozen=True, kw_only=True):
+    """One value of a family; `labels` are the values for its label keys, in their order."""
+
+    name: str
+    timestamp_ns: int
+    counter: bool
+    labels: tuple[str, ...]
+    value: int
+
+
+class SandboxMetrics(Struct, frozen=True, kw_only=True):
+    """The metrics of a sandbox itself, and of its containers by their ids."""
+
+    id: str
+    metrics: tuple[Metric, ...]
+    containers: tuple[tuple[str, tuple[Metric, ...]], ...]
+
+
 class Image(Struct, frozen=True, kw_only=True):
     """An image of the store: its id is the digest of its configuration."""
 

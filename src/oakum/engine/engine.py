@@ -22,8 +22,10 @@ from oakum.backend.status import (
     ExecResult,
     FilesystemUsage,
     Image,
+    MetricDescriptor,
     RuntimeStatus,
     SandboxFilter,
+    SandboxMetrics,
     SandboxStats,
     SandboxStatus,
 )
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from oakum.engine.events import Watcher
     from oakum.engine.execs import Execs
+    from oakum.engine.metrics import Metrics
     from oakum.engine.stats import Statistics
     from oakum.images.config import ImageConfig
     from oakum.shim.client import Exec
@@ -83,6 +86,12 @@ class Namespace:
         from oakum.engine.events import Watcher  # only servers watch
 
         return Watcher(self._context, self.name)
+
+    @cached_property
+    def _metrics(self) -> Metrics:
+        from oakum.engine.metrics import Metrics  # only servers are asked for them
+
+        return Metrics(self._context, self._sandboxes, self._containers, self._statistics)
 
     # RuntimeBackend: health
 
@@ -345,6 +354,14 @@ class Namespace:
     def list_sandbox_stats(self, wanted: SandboxFilter = SandboxFilter()) -> Sequence[SandboxStats]:  # noqa: B008 - frozen
         """Statistics of the ready sandboxes that match, in one pass."""
         return self._statistics.sandboxes(wanted)
+
+    def metric_descriptors(self) -> Sequence[MetricDescriptor]:
+        """The families that `list_sandbox_metrics` has values of."""
+        return self._metrics.descriptors()
+
+    def list_sandbox_metrics(self) -> Sequence[SandboxMetrics]:
+        """Metrics of all ready sandboxes and what runs in them, in one pass."""
+        return self._metrics.sandboxes()
 
     # for `engine.recovery`: the endings of calls whose process was killed
 

@@ -118,7 +118,7 @@ class Statistics:
         return found
 
     def _of(self, container_id: str, config: ContainerConfig, cgroup_path: str) -> ContainerStats:
-        layer = self._layer(container_id)
+        layer = self.layer(container_id)
         if not cgroup_path:
             return ContainerStats(id=container_id, config=config, writable_layer=layer)
         stats = self._read(cgroup_path)
@@ -133,7 +133,8 @@ class Statistics:
             pids=stats.pids or 0,
         )
 
-    def _layer(self, container_id: str) -> FilesystemUsage | None:
+    def layer(self, container_id: str) -> FilesystemUsage | None:
+        """What a container has written, counted at most every ten seconds; None while it is removed."""
         now = time.time_ns()
         known = self._layers.get(container_id)
         if known is not None and now - known.timestamp_ns < _LAYER_AGE_NS:

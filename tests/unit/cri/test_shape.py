@@ -13,7 +13,7 @@ from oakum.api.cri.server import RuntimeService
 
 LATER = {
     "CheckpointContainer", "CheckpointPod", "RestorePod",
-    "StreamPodSandboxMetrics", "ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources",
+    "UpdatePodSandboxResources",
 }  # fmt: skip
 MAX_LINES = 40
 

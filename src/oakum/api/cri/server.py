@@ -19,6 +19,7 @@ from oakum.api.cri.rpc.containers import ContainerRpcs
 from oakum.api.cri.rpc.events import EventRpcs
 from oakum.api.cri.rpc.exec import ExecRpcs
 from oakum.api.cri.rpc.images import ImageServiceRpcs
+from oakum.api.cri.rpc.metrics import MetricRpcs
 from oakum.api.cri.rpc.runtime import RuntimeInfoRpcs
 from oakum.api.cri.rpc.sandboxes import SandboxRpcs
 from oakum.api.cri.rpc.stats import StatsRpcs
@@ -45,7 +46,9 @@ _OPTIONS = [
 ]
 
 
-class RuntimeService(RuntimeInfoRpcs, SandboxRpcs, ContainerRpcs, ExecRpcs, StatsRpcs, EventRpcs, StreamRpcs):
+class RuntimeService(
+    RuntimeInfoRpcs, SandboxRpcs, ContainerRpcs, ExecRpcs, StatsRpcs, EventRpcs, MetricRpcs, StreamRpcs
+):
     """RuntimeService out of its groups."""
 
 

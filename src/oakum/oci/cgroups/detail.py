@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from oakum.oci.cgroups.layout import Hierarchy, Layout, normalise_path
 from oakum.oci.cgroups.stats import parse_keyed, read_file, read_number
 
-_READ_WRITE: Final = ("Read", "Write")
+_READ_WRITE: Final[tuple[str, ...]] = ("Read", "Write")
 # The states of a task in /proc/PID/stat, under the names that cAdvisor gives them.
 _STATES: Final = {
     "S": "sleeping",
@@ -23,7 +23,7 @@ _STATES: Final = {
     "t": "stopped",
     "D": "uninterruptible",
 }
-TASK_STATES: Final = ("sleeping", "running", "stopped", "uninterruptible", "iowaiting")
+TASK_STATES: Final[tuple[str, ...]] = ("sleeping", "running", "stopped", "uninterruptible", "iowaiting")
 
 
 class DeviceIo(NamedTuple):
@@ -124,7 +124,7 @@ def _memory(detail: CgroupDetail, layout: Layout, path: str) -> CgroupDetail:
 
 
 def parse_io_devices(text: str) -> dict[tuple[int, int], DeviceIo]:
-    """cgroup v2 io.stat: "8:0 rbytes=1 wbytes=2 rios=3 wios=4 ..."."""
+    """Cgroup v2 io.stat: "8:0 rbytes=1 wbytes=2 rios=3 wios=4 ..."."""
     found: dict[tuple[int, int], DeviceIo] = {}
     for line in text.splitlines():
         name, *pairs = line.split() or [""]
@@ -139,7 +139,7 @@ def parse_io_devices(text: str) -> dict[tuple[int, int], DeviceIo]:
 
 
 def parse_blkio_devices(amounts: str, counts: str) -> dict[tuple[int, int], DeviceIo]:
-    """cgroup v1 blkio files of bytes and of operations: "8:0 Read 4096"."""
+    """Cgroup v1 blkio files of bytes and of operations: "8:0 Read 4096"."""
     found: dict[tuple[int, int], DeviceIo] = {}
     for index, text in enumerate((amounts, counts)):
         for line in text.splitlines():
@@ -192,7 +192,7 @@ def read_processes(layout: Layout, path: str, *, main_pid: int = 0) -> Processes
     path = normalise_path(path)
     tree = layout.of("pids") or layout.unified or layout.hierarchies[0]
     pids = [line for line in read_file(tree, path, "cgroup.procs").split() if line.isdecimal()]
-    states = dict.fromkeys(TASK_STATES, 0)
+    states: dict[str, int] = dict.fromkeys(TASK_STATES, 0)
     threads = descriptors = sockets = 0
     for pid in pids:
         state, count = _state(pid)
