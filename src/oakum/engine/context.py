@@ -18,7 +18,8 @@ from oakum.engine.store.database import Store
 
 if TYPE_CHECKING:
     from oakum.images.content import ContentStore
-    from oakum.network.builtin import BuiltinNetwork
+    from oakum.network.choice import ChosenNetwork
+    from oakum.network.settings import NetworkSettings
     from oakum.oci.cgroups import Layout as CgroupLayout
     from oakum.snapshots import Snapshotter
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 class Context:
     """One engine's parts. Thread-safe."""
 
-    def __init__(self, root: str, state: str) -> None:
+    def __init__(self, root: str, state: str, network: NetworkSettings | None = None) -> None:
+        """`network` None follows the environment: OAKUM_NETWORK and its like."""
+        self._network_settings = network
         self.layout = Layout(root, state)
         self.locks = Locks(self.layout.locks)
         self.collection = SharedLock(self.layout.collection_lock)
@@ -34,7 +37,7 @@ class Context:
         self._guard = threading.RLock()
         self._store: Store | None = None
         self._snapshotter: Snapshotter | None = None
-        self._network: BuiltinNetwork | None = None
+        self._network: ChosenNetwork | None = None
         self._content: ContentStore | None = None
         self._cgroups: CgroupLayout | None = None
 
@@ -60,15 +63,19 @@ class Context:
             return self._snapshotter
 
     @property
-    def network(self) -> BuiltinNetwork:
-        """The built-in network."""
+    def network(self) -> ChosenNetwork:
+        """The networks: CNI's where the node has them, and the built-in ones."""
         with self._guard:
             if self._network is None:
                 # Calls that touch no network do not load it.
-                from oakum.network.builtin import BuiltinNetwork
+                from oakum.network.choice import ChosenNetwork
+                from oakum.network.settings import from_environment
 
-                self._network = BuiltinNetwork(
-                    self.layout.network_database, name_suffix=network_suffix(self.layout.root)
+                self._network = ChosenNetwork(
+                    self.layout.network_database,
+                    self.layout.cni,
+                    name_suffix=network_suffix(self.layout.root),
+                    settings=self._network_settings or from_environment(os.environ),
                 )
             return self._network
 

@@ -37,7 +37,8 @@ def engine_info(context: Context) -> dict[str, Any]:
         "controllers": sorted({name for tree in context.cgroups.hierarchies for name in tree.controllers}),
         "snapshotter": context.snapshotter.kind,
         "snapshotter_reason": context.snapshotter.reason,
-        "bridge": context.network.bridge,
+        "bridge": context.network.builtin.bridge,
+        "network": "cni" if context.network.uses_cni() else "builtin",
         "apparmor": host.has_apparmor(),
         "missing_capabilities": _missing_capabilities(),
         "namespaces": store.namespaces(),
@@ -101,5 +102,4 @@ def _check_runtime(context: Context) -> str:
 
 def _check_network(context: Context) -> str:
     """Why no pod could get an address; "" when it could. What only hinders is no reason."""
-    context.network.networks()
-    return ""
+    return context.network.problem()

@@ -26,6 +26,11 @@ class Layout:
         return f"{self.root}/network.db"
 
     @property
+    def cni(self) -> str:
+        """What is remembered of attachments by CNI plugins."""
+        return f"{self.root}/cni"
+
+    @property
     def content(self) -> str:
         """Blobs."""
         return f"{self.root}/content"

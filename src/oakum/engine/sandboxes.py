@@ -17,6 +17,7 @@ import msgspec
 from oakum.backend.config import SandboxConfig
 from oakum.backend.status import SandboxFilter, SandboxStatus
 from oakum.engine import pods
+from oakum.engine.attachments import attachment_options, with_dns_of
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
 from oakum.engine.spec.resources import check, linux_resources
@@ -157,10 +158,14 @@ class Sandboxes:
                 network=record.config.network,
                 port_mappings=record.config.port_mappings,
                 hostname=hostname(record.config, record.id),
+                options=attachment_options(record.config, record.cgroup_path),
             )
         addresses = attachment.addresses if attachment else ()
         pods.write_files(
-            layout.sandbox(record.id), record.config, hostname(record.config, record.id), addresses
+            layout.sandbox(record.id),
+            with_dns_of(record.config, attachment),
+            hostname(record.config, record.id),
+            addresses,
         )
         self._context.store.update_sandbox(
             msgspec.structs.replace(
@@ -180,12 +185,21 @@ class Sandboxes:
 
     def undo(self, record: SandboxRecord) -> None:
         """Remove every trace of a sandbox without containers. Its lock is ours. Idempotent."""
-        pods.end_shim(self._context, record.id, record)
-        if record.has_network:
-            self._context.network.teardown(record.id)
+        self._end(record)
         pods.remove_directory(self._context.layout.sandboxes, record.id)
         pods.remove_directory(self._context.layout.pods, record.id)
         self._context.store.delete_sandbox(record.id)
+
+    def _end(self, record: SandboxRecord) -> None:
+        """End the shim with all it holds, and detach the network. Idempotent."""
+        network = self._context.network if record.has_network else None
+        # CNI plugins are to find the namespace that they leave. Only with one that never came to be, whose caller hears
+        # of something else, their failure is not told: the network repeats it until it succeeds.
+        if network is not None and network.needs_namespace(record.id):
+            (network.abandon if record.phase == "creating" else network.teardown)(record.id)
+        pods.end_shim(self._context, record.id, record)
+        if network is not None:
+            (network.abandon if record.phase == "creating" else network.teardown)(record.id)
 
     def stop(self, sandbox_id: str) -> None:
         """Stop containers and network; succeeds for what is gone."""
@@ -211,9 +225,7 @@ class Sandboxes:
         if record.phase != "stopping":
             record = msgspec.structs.replace(record, phase="stopping")
             store.update_sandbox(record)
-        pods.end_shim(self._context, record.id, record)
-        if record.has_network:
-            self._context.network.teardown(record.id)
+        self._end(record)
         for container in store.containers_of(record.id):
             pods.settle(self._context, container)
         store.update_sandbox(
@@ -361,6 +373,7 @@ def _check(config: SandboxConfig, handler: str) -> None:
     if ".." in parts or (config.cgroup_parent and not _is_cgroup_parent(config.cgroup_parent)):
         raise InvalidArgument("run sandbox", repr(config.cgroup_parent), "not a cgroup path or slice")
     pod_sysctls(config)
+    attachment_options(config, config.cgroup_parent)
     for limits in (config.resources, config.overhead):
         if limits is not None:
             check(limits)

@@ -161,7 +161,7 @@ class ChosenNetwork:
             )
         return self.builtin.create_network(name, subnets=subnets, mtu=mtu, internal=internal)
 
-    def remove_network(self, name: str) -> None:
+    def remove_network(self, name: str = DEFAULT_NETWORK) -> None:
         """Remove a built-in network; succeeds for what is gone. Raises OakumError."""
         self.builtin.remove_network(name)
 
