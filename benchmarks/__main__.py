@@ -10,12 +10,10 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from typing import Any
 
 from rich.console import Console
-from tests.support.leaks import unmount_below
-from tests.support.reaper import live_under_reaper
+from tests.support.reaper import live_under_reaper, remove_directory, run_directory
 
 import oakum
 from benchmarks.figures import show
@@ -38,15 +36,15 @@ def main() -> None:
     for name in options.names or BENCHMARKS:
         # imported one by one, so that a single benchmark needs only its own peers
         module = importlib.import_module(f"benchmarks.{name}")
-        directory = tempfile.mkdtemp(prefix="oakum-b-")
+        directory = f"{run_directory()}/{name}"
+        os.mkdir(directory)
         # what lies below /run on a node: on a tmpfs for both sides
         os.mkdir(f"{directory}/run")
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", f"{directory}/run"], check=True)
         try:
             peer, figures = module.run(directory, options.rounds)
         finally:
-            unmount_below(directory)
-            subprocess.run(["rm", "-rf", "--one-file-system", directory], check=False)
+            remove_directory(directory)
         show(f"{name}: {BENCHMARKS[name]}", peer, figures, console)
         found["figures"][name] = {"peer": peer, "rows": [f.to_dict() for f in figures]}
     if options.json:

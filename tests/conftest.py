@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,14 +16,13 @@ from typing import NamedTuple
 import pytest
 
 from tests.support import leaks
-from tests.support.reaper import live_under_reaper
+from tests.support.reaper import live_under_reaper, run_directory
 from tests.support.rootfs import make_rootfs
 from tests.support.zygotes import end_zygote
 
 live_under_reaper()
 
 _TESTS = Path(__file__).parent
-_RUN_DIRECTORY = pytest.StashKey[str]()
 _BEFORE_RUN = pytest.StashKey[leaks.Snapshot]()
 _LEFT = pytest.StashKey[list[str]]()
 
@@ -68,11 +65,8 @@ _SKIPS = pytest.StashKey[SkipGuard]()
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
-        # short, for unix sockets; and ours to remove: pytest's own removal would cross into a mount left behind
-        directory = tempfile.mkdtemp(prefix="oakum-t-")
-        os.chmod(directory, 0o755)
-        config.option.basetemp = f"{directory}/t"
-        config.stash[_RUN_DIRECTORY] = directory
+        # the reaper's to remove: pytest's own removal would cross into a mount left behind
+        config.option.basetemp = f"{run_directory()}/t"
     config.stash[_SKIPS] = SkipGuard()
     config.pluginmanager.register(config.stash[_SKIPS], "oakum-skips")
 
@@ -89,16 +83,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    session.config.stash[_BEFORE_RUN] = leaks.take(session.config.stash.get(_RUN_DIRECTORY, "/tmp"))
+    session.config.stash[_BEFORE_RUN] = leaks.take(run_directory())
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    directory = session.config.stash.get(_RUN_DIRECTORY, None)
-    left = leaks.leaked(session.config.stash[_BEFORE_RUN], directory or "/tmp", keep_zygotes=False)
-    if directory:
-        leaks.unmount_below(directory)
-        subprocess.run(["rm", "-rf", "--one-file-system", directory], check=False)
+    left = leaks.leaked(session.config.stash[_BEFORE_RUN], run_directory(), keep_zygotes=False)
     session.config.stash[_LEFT] = left
     if (left or session.config.stash[_SKIPS].unlisted()) and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -120,10 +110,9 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.node.get_closest_marker("root") is None:
         yield
         return
-    directory = request.config.stash.get(_RUN_DIRECTORY, "/tmp")
-    before = leaks.take(directory)
+    before = leaks.take(run_directory())
     yield
-    left = leaks.leaked(before, directory)
+    left = leaks.leaked(before, run_directory())
     if left:
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
 

@@ -22,8 +22,6 @@ from tests.conftest import Directories
 from tests.support.engines import Lab, laboratory
 from tests.support.server import OAKUM
 
-pytestmark = pytest.mark.cgroup
-
 
 class Seen:
     """Collects what it is told; `next` waits for it."""

@@ -14,7 +14,7 @@ import time
 from typing import Self
 
 from tests.support.daemons import Daemon
-from tests.support.leaks import unmount_below
+from tests.support.reaper import unmount_below
 
 CNI_PLUGINS = "/usr/lib/cni"
 

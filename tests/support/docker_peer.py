@@ -6,12 +6,14 @@ The namespace keeps its firewall rules and its default-drop of forwarded packets
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from typing import Self
 
 from tests.support.daemons import Daemon
-from tests.support.leaks import remove_cgroups, unmount_below
+from tests.support.leaks import remove_cgroups
+from tests.support.reaper import unmount_below
 
 BRIDGE = "odk0"
 _DOCKER = "/usr/bin/docker"
@@ -21,11 +23,12 @@ class DockerPeer:
     """A running dockerd: `with DockerPeer(directory) as peer: peer.docker("run", ...)`.
 
     `directory` must be short (unix sockets lie below it), and `state` (default below it). Images come by `load`, for registries on the machine's
-    loopback cannot be reached from its network namespace.
+    loopback cannot be reached from its network namespace. `runtimes` are OCI runtimes by name, for `docker run --runtime`.
     """
 
-    def __init__(self, directory: str, *, state: str = "") -> None:
+    def __init__(self, directory: str, *, state: str = "", runtimes: dict[str, str] | None = None) -> None:
         self.directory = directory
+        self._runtimes = runtimes or {}
         self._state = state or f"{directory}/exec"
         self.socket = f"{directory}/docker.sock"
         self._netns = f"oakum-dk-{os.getpid()}"
@@ -45,7 +48,8 @@ class DockerPeer:
         os.makedirs(self.directory, exist_ok=True)
         d = self.directory
         with open(f"{d}/daemon.json", "w", encoding="ascii") as f:
-            f.write("{}")  # so that a configuration in /etc/docker is none of ours
+            # also so that a configuration in /etc/docker is none of ours
+            json.dump({"runtimes": {name: {"path": path} for name, path in self._runtimes.items()}}, f)
         _run("ip", "netns", "add", self._netns)
         try:
             inside = ("ip", "-n", self._netns)

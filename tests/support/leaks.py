@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from typing import NamedTuple
 
-from tests.support.reaper import reaper_pid
+from tests.support.reaper import reaper_pid, unescape, unmount_below
 
 # made once by libraries for the whole process, on first use
 _SHARED_FDS = re.compile(r"anon_inode:\[event(poll|fd)\]|/dev/(null|urandom|random)|/memfd:.*|.*/\.venv/.*")
@@ -97,18 +97,10 @@ def _remove(before: Snapshot, now: Snapshot, own_directory: str, *, keep_zygotes
     unmount_below(own_directory)
 
 
-def unmount_below(directory: str) -> None:
-    """Detach every mount at or below `directory`, newest first."""
-    for line in reversed(_read("/proc/self/mountinfo").splitlines()):
-        target = _unescape(line.split(" ")[4])
-        if target == directory or target.startswith(directory + "/"):
-            subprocess.run(["umount", "--lazy", target], check=False, capture_output=True)
-
-
 def cgroup_mounts() -> list[str]:
     """Where the hierarchies are mounted, v1 and v2."""
     lines = [line.split(" ") for line in _read("/proc/self/mountinfo").splitlines()]
-    return [_unescape(f[4]) for f in lines if f[f.index("-") + 1] in ("cgroup", "cgroup2")]
+    return [unescape(f[4]) for f in lines if f[f.index("-") + 1] in ("cgroup", "cgroup2")]
 
 
 def remove_cgroups(path: str) -> None:
@@ -116,11 +108,6 @@ def remove_cgroups(path: str) -> None:
     for top in cgroup_mounts():
         for directory, _, _ in os.walk(top + path, topdown=False):
             os.rmdir(directory)
-
-
-def _unescape(text: str) -> str:
-    """Source: proc_pid_mountinfo(5), octal escapes."""
-    return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), text)
 
 
 def _read(path: str) -> str:
@@ -162,7 +149,7 @@ def _mounts(below: str) -> Counter[str]:
     for line in _read("/proc/self/mountinfo").splitlines():
         fields = line.split(" ")
         rest = fields[fields.index("-") + 1 :]
-        text = f"{_unescape(fields[4])} ({rest[0]} {rest[1]}, root {fields[3]})"
+        text = f"{unescape(fields[4])} ({rest[0]} {rest[1]}, root {fields[3]})"
         if below in text:
             found[text] += 1
     return found

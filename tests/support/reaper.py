@@ -3,19 +3,24 @@
 
 Zygotes and shims detach themselves on purpose. With a child subreaper above pytest they stay findable: what is
 still a descendant of that parent at the end of a test is what the test left, whoever else works on this machine.
-The parent reaps them, so that a killed shim is gone and not a zombie, and ends them when pytest has ended.
+The parent reaps them, so that a killed shim is gone and not a zombie, and ends them when pytest has ended. It also
+owns the run's directory: what is mounted below is detached and the rest removed, even after a `kill -9` of pytest.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
+import subprocess
 import sys
+import tempfile
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MARK = "OAKUM_TEST_REAPER"
+_DIRECTORY = "OAKUM_TEST_DIRECTORY"
 
 
 def _prctl(option: int, value: int) -> None:
@@ -31,10 +36,18 @@ def reaper_pid() -> int | None:
     return int(marked) if marked else None
 
 
+def run_directory() -> str:
+    """A directory of this run's own, short enough for sockets below it."""
+    return os.environ[_DIRECTORY]
+
+
 def live_under_reaper() -> None:
     """Fork: the parent becomes the reaper and ends as the child does; the child returns and is pytest."""
     if os.environ.get(_MARK) == str(os.getppid()):
         return
+    directory = tempfile.mkdtemp(prefix="oakum-t-")
+    os.chmod(directory, 0o755)
+    os.environ[_DIRECTORY] = directory
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
@@ -45,10 +58,30 @@ def live_under_reaper() -> None:
             os._exit(1)
         os.environ[_MARK] = str(parent)
         return
-    _reap_until_end_of(child)
+    _reap_until_end_of(child, directory)
 
 
-def _reap_until_end_of(child: int) -> None:
+def remove_directory(directory: str) -> None:
+    """Detach every mount at or below `directory`, then remove it without crossing into another file system."""
+    unmount_below(directory)
+    subprocess.run(["rm", "-rf", "--one-file-system", directory], check=False, capture_output=True)
+
+
+def unmount_below(directory: str) -> None:
+    """Detach every mount at or below `directory`, newest first."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+        targets = [unescape(line.split(" ")[4]) for line in f]
+    for target in reversed(targets):
+        if target == directory or target.startswith(directory + "/"):
+            subprocess.run(["umount", "--lazy", target], check=False, capture_output=True)
+
+
+def unescape(text: str) -> str:
+    """Source: proc_pid_mountinfo(5), octal escapes."""
+    return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), text)
+
+
+def _reap_until_end_of(child: int, directory: str) -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to pytest itself too
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
@@ -59,6 +92,7 @@ def _reap_until_end_of(child: int) -> None:
         if pid == child:
             status = how
     _end_adopted()
+    remove_directory(directory)
     if os.WIFSIGNALED(status):
         signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
