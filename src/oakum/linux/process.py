@@ -6,16 +6,16 @@ The only home of `os.fork` and clone. Children go on in Python, so the caller mu
 
 from __future__ import annotations
 
+import _signal  # pyright: ignore[reportMissingImports] - the C half of `signal`, which typeshed does not describe
 import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Final, NoReturn, cast
 
 from oakum.linux.fd import Fd
 from oakum.linux.libc import (
-    CText,
     Struct,
     bind,
     bind_call,
@@ -38,7 +38,6 @@ _CLOSE_RANGE_CLOEXEC: Final = 4
 # Source: prctl(2)
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
-_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
@@ -60,15 +59,23 @@ class _CloneArgs(Struct):
     ]
 
 
+# What `signal.signal` wraps. The wrapper makes enum members of what nobody looks at: 150 KB of each shim's own memory.
+# It knows its constants by identity, as plain numbers.
+handle_signal = cast("Callable[[int, Callable[[int, object], None] | int], object]", vars(_signal)["signal"])
+SIGNAL_DEFAULT: Final = int(signal.SIG_DFL)
+SIGNAL_IGNORED: Final = int(signal.SIG_IGN)
+
 _clone3 = bind_call("clone3", c_void_p, c_size_t, keep_gil=True)
 _close_range = bind_call("close_range", c_uint, c_uint, c_uint)
 _pidfd_open = bind_call("pidfd_open", c_int, c_uint)
 _pidfd_send_signal = bind_call("pidfd_send_signal", c_int, c_int, c_void_p, c_uint)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
-_prctl_text = bind("prctl", c_int, CText, c_ulong, c_ulong, c_ulong)
 _before_fork: Callable[[], None] = ctypes.pythonapi.PyOS_BeforeFork
 _after_fork_parent: Callable[[], None] = ctypes.pythonapi.PyOS_AfterFork_Parent
 _after_fork_child: Callable[[], None] = ctypes.pythonapi.PyOS_AfterFork_Child
+
+
+_title: tuple[int, int] | None = None
 
 
 class Cloned(int):
@@ -138,12 +145,12 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
     _pidfd_send_signal(pidfd, number, None, 0, target=f"signal {number}")
 
 
-def set_child_subreaper() -> None:
-    """Orphans below this process become its children.
+def set_child_subreaper(value: bool) -> None:  # noqa: FBT001 - the name says what the bool is
+    """Whether orphans below this process become its children.
 
     Source: prctl(2).
     """
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0, target="PR_SET_CHILD_SUBREAPER")
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(value), 0, 0, 0, target="PR_SET_CHILD_SUBREAPER")
 
 
 def set_dumpable(value: bool) -> None:  # noqa: FBT001 - the name says what the bool is
@@ -173,24 +180,36 @@ def set_parent_death_signal(number: int) -> None:
 def set_name(name: str) -> None:
     """The short name of this process in ps -c and top (15 bytes are kept).
 
-    Source: prctl(2).
+    Source: proc_pid_comm(5); prctl(2) does the same, but `ctypes` costs a shim 100 KB of its own.
     """
-    _prctl_text(_PR_SET_NAME, os.fsencode(name)[:15], 0, 0, 0, target="PR_SET_NAME")
+    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, name.encode("utf-8", "surrogateescape")[:15])
+    finally:
+        os.close(fd)
 
 
 def set_title(title: str) -> None:
     """What ps shows of this process as its command line: cut or padded to the room that argv has.
 
-    Source: proc_pid_cmdline(5); the room is where /proc/self/stat says the arguments are.
+    Source: proc_pid_cmdline(5).
     """
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49
-    room = end - start
-    if start == 0 or room < 2:
+    start, room = _title_room()
+    if room < 2:
         return
-    data = os.fsencode(title)[: room - 1]
-    ctypes.memmove(start, data + b"\0" * (room - len(data)), room)
+    data = title.encode("utf-8", "surrogateescape")[: room - 1]
+    ctypes.memmove(start, data.ljust(room, b"\0"), room)
+
+
+def _title_room() -> tuple[int, int]:
+    """Where the arguments of this process and of every fork of it are, and their size."""
+    global _title  # noqa: PLW0603 - found once: forks need not look again
+    if _title is None:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49
+        _title = (start, end - start if start else 0)
+    return _title
 
 
 def close_from(first: int, *, cloexec: bool = False) -> None:

@@ -3,24 +3,40 @@
 
 Owns: binding and connecting below the 108 byte limit of a socket address, and the 4 byte length that frames
 every message together with its SCM_RIGHTS descriptors. Not here: what the messages mean (`oakum.shim.wire`).
+What a shim runs uses the C type `_socket.socket` and plain numbers: the class and the enums of `socket`, written in
+Python, would cost each shim 150 KB. Both kinds of sockets are taken everywhere.
 """
 
 from __future__ import annotations
 
+import _socket
 import array
 import errno
 import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, cast
 
 LENGTH_BYTES: Final = 4
 MAX_FRAME_BYTES: Final = 8 << 20
-MAX_FDS: Final = 16
+MAX_FDS: Final = 64
 _RIGHTS_SPACE: Final = socket.CMSG_SPACE(MAX_FDS * 4)
 _RECEIVE_BYTES: Final = 64 << 10
+_AF_UNIX: Final = int(socket.AF_UNIX)
+_SOCK_STREAM: Final = int(socket.SOCK_STREAM)
+_SOCK_SEQPACKET: Final = int(socket.SOCK_SEQPACKET)
+_SOL_SOCKET: Final = int(socket.SOL_SOCKET)
+_SCM_RIGHTS: Final = int(socket.SCM_RIGHTS)
+_MSG_CMSG_CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+_MSG_CTRUNC: Final = int(socket.MSG_CTRUNC)
+_NO_SIGNAL: Final = int(socket.MSG_NOSIGNAL)
+_NO_WAIT: Final = int(socket.MSG_DONTWAIT) | _MSG_CMSG_CLOEXEC
+
+Socket = _socket.socket
+# What `socket.socket.accept` wraps.
+_accept = cast("Callable[[Socket], tuple[int, object]]", vars(Socket)["_accept"])
 
 
 class FrameTooLarge(ValueError):
@@ -82,7 +98,28 @@ def _connect_until(sock: socket.socket, address: str, timeout_s: float) -> None:
             time.sleep(0.002)
 
 
-def peer_credentials(sock: socket.socket) -> tuple[int, int, int]:
+def accept(listener: Socket) -> Socket:
+    """The next connection, blocking. Raises OSError (BlockingIOError when there is none)."""
+    fd, _ = _accept(listener)
+    return adopt(fd)
+
+
+def adopt(fd: int) -> Socket:
+    """The unix stream socket that is open as `fd`, which it owns from now on."""
+    return Socket(_AF_UNIX, _SOCK_STREAM, 0, fd)
+
+
+def adopt_packets(fd: int) -> Socket:
+    """One end of a `packet_pair` that came from another process."""
+    return Socket(_AF_UNIX, _SOCK_SEQPACKET, 0, fd)
+
+
+def packet_pair() -> tuple[Socket, Socket]:
+    """Two connected ends that keep messages apart (SOCK_SEQPACKET)."""
+    return _socket.socketpair(_AF_UNIX, _SOCK_SEQPACKET)
+
+
+def peer_credentials(sock: Socket) -> tuple[int, int, int]:
     """Process, user and group id of who connected. Source: unix(7) SO_PEERCRED."""
     return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
 
@@ -94,27 +131,34 @@ def frame(payload: bytes) -> bytes:
     return len(payload).to_bytes(LENGTH_BYTES, "big") + payload
 
 
-def send_with_fds(sock: socket.socket, data: bytes | memoryview, fds: Sequence[int] = ()) -> int:
+def send_with_fds(sock: Socket, data: bytes | memoryview, fds: Sequence[int] = ()) -> int:
     """One sendmsg of `data`, descriptors on its first byte; how many bytes went out."""
     if not fds:
-        return sock.send(data)
+        return sock.send(data, _NO_SIGNAL)
     rights = array.array("i", fds)
-    return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    return sock.sendmsg([data], [(_SOL_SOCKET, _SCM_RIGHTS, rights)], _NO_SIGNAL)
 
 
-def receive_with_fds(sock: socket.socket, limit_bytes: int = _RECEIVE_BYTES) -> tuple[bytes, list[int]]:
+def receive_with_fds(
+    sock: Socket, limit_bytes: int = _RECEIVE_BYTES, *, wait: bool = True
+) -> tuple[bytes, list[int]]:
     """One recvmsg: bytes (empty at end of file) and the descriptors that came along, close-on-exec.
 
     Raises:
+        BlockingIOError: there is nothing, and not `wait`.
         OSError: EMFILE when descriptors were cut off (MSG_CTRUNC); what arrived is closed.
     Source: unix(7) SCM_RIGHTS.
     """
-    data, ancillary, flags, _ = sock.recvmsg(limit_bytes, _RIGHTS_SPACE, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(
+        limit_bytes, _RIGHTS_SPACE, _MSG_CMSG_CLOEXEC if wait else _NO_WAIT
+    )
+    if not ancillary and not flags & _MSG_CTRUNC:
+        return data, []
     fds = array.array("i")
     for level, kind, value in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
             fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
-    if flags & socket.MSG_CTRUNC:
+    if flags & _MSG_CTRUNC:
         close_all(fds)
         raise OSError(errno.EMFILE, "descriptors were cut off", "recvmsg")
     return data, list(fds)
@@ -174,7 +218,7 @@ class FrameDecoder:
         close_all(fds)
 
 
-def send_frame(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> None:
+def send_frame(sock: Socket, payload: bytes, fds: Sequence[int] = ()) -> None:
     """Send one whole frame on a blocking socket.
 
     Raises:
@@ -186,7 +230,7 @@ def send_frame(sock: socket.socket, payload: bytes, fds: Sequence[int] = ()) -> 
         sent += sock.send(view[sent:])
 
 
-def receive_frame(sock: socket.socket, limit_bytes: int = MAX_FRAME_BYTES) -> tuple[bytes, list[int]] | None:
+def receive_frame(sock: Socket, limit_bytes: int = MAX_FRAME_BYTES) -> tuple[bytes, list[int]] | None:
     """Receive one whole frame from a blocking socket, and no byte after it; None at end of file.
 
     Raises:
@@ -209,7 +253,7 @@ def receive_frame(sock: socket.socket, limit_bytes: int = MAX_FRAME_BYTES) -> tu
         close_all(held)
 
 
-def _receive_exactly(sock: socket.socket, count: int, held: list[int]) -> bytes | None:
+def _receive_exactly(sock: Socket, count: int, held: list[int]) -> bytes | None:
     parts: list[bytes] = []
     while count > 0:
         data, fds = receive_with_fds(sock, min(count, _RECEIVE_BYTES))

@@ -20,17 +20,15 @@ by SCM_RIGHTS. The successful `execve` closes the child's end, so end-of-file wi
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import struct
 from typing import Any, Final, NamedTuple
 
 from oakum.errors import Internal
+from oakum.linux import sockets
 from oakum.linux.fd import Fd
+from oakum.model import message as text
 
 _MAX_BYTES: Final = 160 * 1024  # below the default send buffer, so that a packet never blocks half-way
-_MAX_FDS: Final = 64
 
 
 class Message(NamedTuple):
@@ -46,19 +44,19 @@ class Channel:
 
     __slots__ = ("_socket",)
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: sockets.Socket) -> None:
         self._socket = end
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
         """The parent's and the child's end."""
-        parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent, child = sockets.packet_pair()
         return cls(parent), cls(child)
 
     @classmethod
     def adopt(cls, fd: Fd) -> Channel:
         """An end that came from another process; takes the descriptor over."""
-        return cls(socket.socket(fileno=fd.steal()))
+        return cls(sockets.adopt_packets(fd.steal()))
 
     def steal(self) -> int:
         """The descriptor; the caller owns it now."""
@@ -70,42 +68,26 @@ class Channel:
 
     def send(self, kind: str, body: dict[str, Any] | None = None, fds: tuple[int, ...] = ()) -> bool:
         """Send one message; False when the other side is gone. Raises OSError."""
-        data = json.dumps({**(body or {}), "kind": kind}).encode()
+        data = text.encode({**(body or {}), "kind": kind})
         if len(data) > _MAX_BYTES:
             raise Internal("tell parent", kind, f"message of {len(data)} bytes")
         try:
-            if fds:
-                socket.send_fds(self._socket, [data], list(fds), socket.MSG_NOSIGNAL)
-            else:
-                self._socket.send(data, socket.MSG_NOSIGNAL)
+            sockets.send_with_fds(self._socket, data, fds)
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
 
     def receive(self, *, wait: bool = True) -> Message | None:
         """The next message, or None at end-of-file. Raises BlockingIOError when there is none and not `wait`."""
-        flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
         try:
-            data, numbers = self._receive(flags)
+            data, numbers = sockets.receive_with_fds(self._socket, _MAX_BYTES, wait=wait)
         except ConnectionResetError:
             # The other side ended with a message of ours unread. That is told once, before its own last message.
-            data, numbers = self._receive(flags)
-        fds = tuple(Fd(number) for number in numbers)
+            data, numbers = sockets.receive_with_fds(self._socket, _MAX_BYTES, wait=wait)
         if not data:
             return None
-        body: dict[str, Any] = json.loads(data)
-        return Message(str(body.pop("kind")), body, fds)
-
-    def _receive(self, flags: int) -> tuple[bytes, list[int]]:
-        # Not socket.recv_fds: that of Python 3.11 ignores its flags.
-        room = socket.CMSG_SPACE(_MAX_FDS * 4)
-        data, ancillary, _, _ = self._socket.recvmsg(_MAX_BYTES, room, flags)
-        numbers: list[int] = []
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                count = len(content) // 4
-                numbers += struct.unpack(f"={count}i", content[: count * 4])
-        return data, numbers
+        body: dict[str, Any] = text.decode(data)
+        return Message(str(body.pop("kind")), body, tuple(Fd(number) for number in numbers))
 
     def close(self) -> None:
         """Close this end."""

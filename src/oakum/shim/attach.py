@@ -8,12 +8,12 @@ than 1 MiB behind is dropped with an error frame. Owns the clients' sockets; not
 from __future__ import annotations
 
 import json
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from oakum.errors import ResourceExhausted
+from oakum.linux.sockets import Socket
 from oakum.model.exits import ExitRecord
 from oakum.shim import frames
 from oakum.shim.loop import Loop
@@ -63,9 +63,7 @@ class _Client:
         "stdin",
     )
 
-    def __init__(
-        self, sock: socket.socket, kinds: frozenset[int], *, stdin: bool, backpressure: bool
-    ) -> None:
+    def __init__(self, sock: Socket, kinds: frozenset[int], *, stdin: bool, backpressure: bool) -> None:
         self.sock = sock
         self.kinds = kinds
         self.stdin = stdin
@@ -99,7 +97,7 @@ class AttachHub:
 
     def add(
         self,
-        sock: socket.socket,
+        sock: Socket,
         received: bytes,
         *,
         stdin: bool,

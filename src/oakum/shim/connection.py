@@ -8,7 +8,6 @@ One request is served at a time; a client that vanishes is noticed also while it
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -27,7 +26,7 @@ class Connection:
     """One client. `handler` gets each request and answers now or later with `answer` or `fail`."""
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, handler: Handler, closed: Callable[[Connection], None]
+        self, loop: Loop, sock: sockets.Socket, handler: Handler, closed: Callable[[Connection], None]
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -67,7 +66,7 @@ class Connection:
         if gone is not None:
             gone()
 
-    def hand_over(self) -> tuple[socket.socket, bytes]:
+    def hand_over(self) -> tuple[sockets.Socket, bytes]:
         """Give the socket away, with what was received but not used; the answer must have been sent."""
         self._loop.watch(self._sock.fileno())
         rest = self._decoder.rest()
@@ -80,7 +79,7 @@ class Connection:
         self._decoder.close()
         self._sock.close()
 
-    def keep_only_socket(self) -> socket.socket:
+    def keep_only_socket(self) -> sockets.Socket:
         """The socket, for the forked child that serves this request from now on."""
         self._open = False
         self._decoder.close()

@@ -23,7 +23,6 @@ from oakum.shim import cleanup, exits, lifecycle
 from oakum.shim.execs import Execs
 from oakum.shim.logs import Log
 from oakum.shim.loop import Loop, Timer, report
-from oakum.shim.makers import make_container
 from oakum.shim.pod import Pod
 from oakum.shim.requests import ContainerRequest, ContainerState, Created
 from oakum.shim.stdio import Stdio
@@ -145,7 +144,7 @@ class Container:
             Worker(
                 self._loop,
                 self._pod,
-                lambda: make_container(request, self._pod, numbers, self._target_pid),
+                lambda: self._pod.makers.container(request, self._pod, numbers, self._target_pid),
                 keep=numbers or (),
                 done=self._made,
                 failed=self._fail_creation,

@@ -27,7 +27,6 @@ from oakum.oci.container import ExecProcess
 from oakum.shim import exits
 from oakum.shim.connection import Connection
 from oakum.shim.loop import Loop
-from oakum.shim.makers import make_exec
 from oakum.shim.pod import Pod
 from oakum.shim.requests import ContainerRequest, ExecRequest
 from oakum.shim.waiting import Over
@@ -198,7 +197,7 @@ class Execs:
             Worker(
                 self._loop,
                 self._pod,
-                lambda: make_exec(request, container, container_pid, numbers, path),
+                lambda: self._pod.makers.exec(request, container, container_pid, numbers, path),
                 keep=numbers or (),
                 done=starting.made,
                 failed=starting.fail,

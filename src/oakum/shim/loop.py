@@ -1,64 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event loop of zygote and shim: descriptors, timers and children on one thread, nothing that blocks.
 
-Owns dispatch only. A callback must return soon; what is slow is a descriptor to wait for.
+Owns dispatch only. A callback must return soon; what is slow is a descriptor to wait for. Bare epoll and a plain list
+of timers: every function and every class that a shim runs costs it a page or two of its own (see `rehearsal`), and
+`selectors` and `heapq` cost it 160 KB.
 """
 
 from __future__ import annotations
 
-import heapq
 import os
-import selectors
+import select
 import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Final
 
-Callback = Callable[[], object]
+from oakum.linux.process import handle_signal
 
-_READ: Final = selectors.EVENT_READ
-_WRITE: Final = selectors.EVENT_WRITE
+Callback = Callable[[], object]
+_Watch = tuple[Callback | None, Callback | None]
+
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+# Hang-ups and errors come unasked, and are for whoever watches.
+_NOT_IN: Final = ~_IN
+_NOT_OUT: Final = ~_OUT
+_SIGCHLD: Final = int(signal.SIGCHLD)
 
 
 class Timer:
     """A callback that is due at a time; `cancel` may be called at any time, also afterwards."""
 
-    __slots__ = ("callback", "due_s", "order")
+    __slots__ = ("callback", "due_s")
 
-    def __init__(self, due_s: float, order: int, callback: Callback) -> None:
+    def __init__(self, due_s: float, callback: Callback) -> None:
         self.due_s = due_s
-        self.order = order
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:
         """Do not call it any more."""
         self.callback = None
 
-    def __lt__(self, other: Timer) -> bool:
-        return (self.due_s, self.order) < (other.due_s, other.order)
-
-
-class _Watch:
-    __slots__ = ("read", "write")
-
-    def __init__(self, read: Callback | None, write: Callback | None) -> None:
-        self.read = read
-        self.write = write
-
-    @property
-    def events(self) -> int:
-        return (_READ if self.read else 0) | (_WRITE if self.write else 0)
-
 
 class Loop:
     """Waits for descriptors and timers and calls back, one at a time."""
 
     def __init__(self) -> None:
-        self._selector = selectors.EpollSelector()
+        self._epoll = select.epoll()
         self._watches: dict[int, _Watch] = {}
         self._timers: list[Timer] = []
-        self._order = 0
         self._running = False
         self._wakeup: tuple[int, int] | None = None
 
@@ -67,24 +58,23 @@ class Loop:
 
         A descriptor must be forgotten before it is closed.
         """
-        old = self._watches.get(fd)
+        known = fd in self._watches
         if read is None and write is None:
-            if old is not None:
+            if known:
                 del self._watches[fd]
-                self._selector.unregister(fd)
+                self._epoll.unregister(fd)
             return
-        new = _Watch(read, write)
-        self._watches[fd] = new
-        if old is None:
-            self._selector.register(fd, new.events, new)
+        self._watches[fd] = (read, write)
+        events = (_IN if read else 0) | (_OUT if write else 0)
+        if known:
+            self._epoll.modify(fd, events)
         else:
-            self._selector.modify(fd, new.events, new)
+            self._epoll.register(fd, events)
 
     def later(self, delay_s: float, callback: Callback) -> Timer:
         """Call back once, after `delay_s` seconds."""
-        self._order += 1
-        timer = Timer(time.monotonic() + delay_s, self._order, callback)
-        heapq.heappush(self._timers, timer)
+        timer = Timer(time.monotonic() + delay_s, callback)
+        self._timers.append(timer)
         return timer
 
     def on_child(self, callback: Callback) -> None:
@@ -92,7 +82,7 @@ class Loop:
         read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup = (read_fd, write_fd)
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _note_only)
+        handle_signal(_SIGCHLD, ignore_signal)
 
         def drain() -> None:
             os.read(read_fd, 4096)
@@ -104,12 +94,14 @@ class Loop:
         """Dispatch until `stop`."""
         self._running = True
         while self._running:
-            for key, mask in self._selector.select(self._pause_s()):
-                self._dispatch(key.fd, key.data, mask)
-            self._run_due()
+            # One at a time: a callback may close any descriptor, and its number may live again at once.
+            for fd, mask in self._epoll.poll(self._pause_s(), 1):
+                self._dispatch(fd, mask)
+            if self._timers:
+                self._run_due()
 
     def stop(self) -> None:
-        """Return from `run` after the callbacks of this round."""
+        """Return from `run` after the callback that is under way."""
         self._running = False
 
     def abandon(self) -> None:
@@ -118,30 +110,41 @@ class Loop:
             signal.set_wakeup_fd(-1)
             for fd in self._wakeup:
                 os.close(fd)
-        self._selector.close()
+        self._epoll.close()
         self._watches.clear()
         self._timers.clear()
 
     def _pause_s(self) -> float | None:
-        while self._timers and self._timers[0].callback is None:
-            heapq.heappop(self._timers)
-        if not self._timers:
-            return None
-        return max(0.0, self._timers[0].due_s - time.monotonic())
+        due_s = None
+        for timer in self._timers:
+            if timer.callback is not None and (due_s is None or timer.due_s < due_s):
+                due_s = timer.due_s
+        return None if due_s is None else max(0.0, due_s - time.monotonic())
 
-    def _dispatch(self, fd: int, watch: _Watch, mask: int) -> None:
-        # An earlier callback of this round may have closed the descriptor, and its number may live again.
-        if mask & _READ and watch.read and self._watches.get(fd) is watch:
-            _call(watch.read)
-        if mask & _WRITE and watch.write and self._watches.get(fd) is watch:
-            _call(watch.write)
+    def _dispatch(self, fd: int, mask: int) -> None:
+        watch = self._watches.get(fd)
+        if watch is None:
+            return
+        read, write = watch
+        if read is not None and mask & _NOT_OUT:
+            _call(read)
+        if write is not None and mask & _NOT_IN and self._watches.get(fd) is watch:
+            _call(write)
 
     def _run_due(self) -> None:
         now_s = time.monotonic()
-        while self._timers and self._timers[0].due_s <= now_s:
-            callback = heapq.heappop(self._timers).callback
+        due = [timer for timer in self._timers if timer.callback is None or timer.due_s <= now_s]
+        for timer in due:
+            self._timers.remove(timer)
+        due.sort(key=_due_s)
+        for timer in due:
+            callback, timer.callback = timer.callback, None
             if callback is not None:
                 _call(callback)
+
+
+def _due_s(timer: Timer) -> float:
+    return timer.due_s
 
 
 def _call(callback: Callback) -> None:
@@ -157,5 +160,5 @@ def report() -> None:
     sys.stderr.flush()
 
 
-def _note_only(_number: int, _frame: object) -> None:
-    """Nothing: the byte on the wakeup descriptor is what counts."""
+def ignore_signal(_number: int, _frame: object) -> None:
+    """A handler that does nothing: unlike SIG_IGN it is not inherited by what is executed, and the loop still wakes."""

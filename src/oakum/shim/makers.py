@@ -18,7 +18,7 @@ from oakum.oci.container import ContainerProcess, CreateRequest, create, spawn_e
 from oakum.oci.container import ExecRequest as OciExecRequest
 from oakum.oci.spec import Spec, parse, parse_process
 from oakum.shim import cleanup, sandbox
-from oakum.shim.pod import Pod
+from oakum.shim.pod import Makers, Pod, Stdio
 from oakum.shim.requests import ContainerRequest, ExecRequest
 from oakum.shim.worker import Result
 
@@ -36,8 +36,6 @@ _INHERITED: Final = (
     "selinuxLabel",
     "oomScoreAdj",
 )
-
-Stdio = tuple[int, int, int]
 
 
 def make_container(request: ContainerRequest, pod: Pod, stdio: Stdio | None, target_pid: int) -> Result:
@@ -169,3 +167,6 @@ def _read_spec(bundle: str) -> Spec:
     if "process" in spec:
         spec["process"].setdefault("oomScoreAdj", 0)
     return spec
+
+
+MAKERS: Final = Makers(make_container, make_exec)

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from oakum.linux.fd import Fd
 from oakum.shim.loop import Loop
+from oakum.shim.requests import ContainerRequest, ExecRequest
+from oakum.shim.worker import Result
 
 Ended = Callable[[int], None]
+Stdio = tuple[int, int, int]
+
+
+class Makers(NamedTuple):
+    """What a worker does to make a container and an exec: `makers`, but in the rehearsal."""
+
+    container: Callable[[ContainerRequest, Pod, Stdio | None, int], Result]
+    exec: Callable[[ExecRequest, ContainerRequest, int, Stdio | None, str], Result]
+
 
 # Ends of orphans, which nobody will claim; the oldest are dropped.
 _KEPT: Final = 256
@@ -22,9 +33,10 @@ _KEPT: Final = 256
 class Pod:
     """One sandbox. `namespaces` are the types that were created and pinned."""
 
-    def __init__(self, directory: str, namespaces: tuple[str, ...]) -> None:
+    def __init__(self, directory: str, namespaces: tuple[str, ...], makers: Makers) -> None:
         self.directory = directory
         self.namespaces = namespaces
+        self.makers = makers
         self._children: dict[int, Ended] = {}
         self._unclaimed: dict[int, int] = {}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import struct
 import termios
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Final, NamedTuple
 
 from oakum.errors import FailedPrecondition
 from oakum.linux.fd import Fd, pipe
+from oakum.linux.sockets import Socket
 from oakum.model.exits import ExitRecord
 from oakum.shim import frames
 from oakum.shim.attach import AttachHub
@@ -112,7 +112,7 @@ class Stdio:
 
     def attach(
         self,
-        sock: socket.socket,
+        sock: Socket,
         received: bytes,
         *,
         stdin: bool,

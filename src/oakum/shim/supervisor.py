@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,50 +22,72 @@ from oakum.shim import cleanup, sandbox, worker
 from oakum.shim.connection import Connection
 from oakum.shim.container import Container
 from oakum.shim.loop import Loop, report
-from oakum.shim.pod import Pod
+from oakum.shim.makers import MAKERS
+from oakum.shim.pod import Makers, Pod
 from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
 from oakum.shim.waiting import answer_when_over
 
 _INIT_NOTE: Final = "pod-init"
 
 
-def run(sock: socket.socket, request: SandboxRequest) -> int:
+def run(sock: sockets.Socket, request: SandboxRequest, makers: Makers = MAKERS) -> int:
     """Be the shim of a sandbox until it is shut down; `sock` is who asked for it."""
     os.setsid()
-    title = f"oakum shim {request.sandbox_id}"
     process.set_name("oakum shim")
-    process.set_title(title)
+    process.set_title("oakum shim " + request.sandbox_id)
+    process.set_child_subreaper(True)
     try:
-        lock_fd = _claim(request.directory)
+        made = worker.run(lambda: _make(request))
     except OakumError as error:
         _refuse(sock, error)
         return 1
-    supervisor = Supervisor(request, lock_fd)
-    try:
-        supervisor.set_up()
-    except OakumError as error:
-        supervisor.tear_down()
-        _refuse(sock, error)
-        return 1
+    lock_fd, log_fd, listener_fd = made.fds
+    os.dup2(log_fd, 2)
+    os.close(log_fd)
+    supervisor = Supervisor(
+        request, lock_fd, sockets.adopt(listener_fd), int(made.values["init_pid"]), makers
+    )
     supervisor.serve(sock)
     return 0
 
 
-def _make_sandbox(request: SandboxRequest) -> worker.Result:
+def _make(request: SandboxRequest) -> worker.Result:
+    """Make the sandbox, in a worker of its shim: whatever is made is removed if a part fails. Raises OakumError.
+
+    The result has the lock, the log and the listening socket.
+    """
+    lock_fd, log_fd = _claim(request.directory)
+    init_pid = 0
+    try:
+        if request.cgroup_path:
+            cgroup = Cgroup(detect_layout(), request.cgroup_path)
+            cgroup.create()
+            if request.pod_resources:
+                for warning in cgroup.apply(parse_resources(request.pod_resources)):
+                    os.write(2, f"pod cgroup: {warning}\n".encode())
+        init_pid = sandbox.make(request)
+        if init_pid:
+            cleanup.note_process(request.directory, _INIT_NOTE, init_pid, "")
+        listener = _listen(request.directory)
+    except BaseException:
+        if init_pid:
+            os.kill(init_pid, signal.SIGKILL)
+        _remove(request)
+        raise
+    return worker.Result({"init_pid": init_pid}, [lock_fd, log_fd, listener.detach()])
+
+
+def _remove(request: SandboxRequest) -> list[OakumError]:
+    """Remove what the sandbox is made of; every step is tried, the errors are returned."""
+    errors: list[OakumError | None] = []
     if request.cgroup_path:
-        cgroup = Cgroup(detect_layout(), request.cgroup_path)
-        cgroup.create()
-        if request.pod_resources:
-            for warning in cgroup.apply(parse_resources(request.pod_resources)):
-                os.write(2, f"pod cgroup: {warning}\n".encode())
-    init_pid = sandbox.make(request)
-    if init_pid:
-        cleanup.note_process(request.directory, _INIT_NOTE, init_pid, "")
-    return worker.Result({"init_pid": init_pid}, [])
+        errors.append(cleanup.attempt(cleanup.remove_cgroup, request.cgroup_path))
+    errors.append(cleanup.attempt(cleanup.remove_entries, request.directory))
+    return [error for error in errors if error is not None]
 
 
-def _claim(directory: str) -> int:
-    """Be the only shim of the directory while the returned descriptor is open; standard error goes to its log."""
+def _claim(directory: str) -> tuple[int, int]:
+    """Make the shim, our parent, the only one of the directory while the first descriptor is open; its log."""
     try:
         lock_fd = os.open(
             os.path.join(directory, cleanup.PID_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -77,17 +98,31 @@ def _claim(directory: str) -> int:
             os.close(lock_fd)
             raise AlreadyExists("create sandbox", directory, "a shim lives there already") from error
         os.ftruncate(lock_fd, 0)
-        os.write(lock_fd, f"{os.getpid()}\n".encode())
+        os.write(lock_fd, f"{os.getppid()}\n".encode())
         log = os.path.join(directory, cleanup.LOG_NAME)
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.dup2(log_fd, 2)
-        os.close(log_fd)
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, "create sandbox", directory) from failure
-    return lock_fd
+    return lock_fd, log_fd
 
 
-def _refuse(sock: socket.socket, error: OakumError) -> None:
+def _listen(directory: str) -> sockets.Socket:
+    try:
+        directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                os.unlink(cleanup.SOCKET_NAME, dir_fd=directory_fd)
+            except FileNotFoundError:
+                pass
+            return sockets.listen(directory_fd, cleanup.SOCKET_NAME)
+        finally:
+            os.close(directory_fd)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "listen", directory) from failure
+
+
+def _refuse(sock: sockets.Socket, error: OakumError) -> None:
     loop = Loop()
     connection = Connection(loop, sock, _no_operation, _nothing)
     connection.fail(error)
@@ -105,15 +140,22 @@ def _nothing(_connection: Connection) -> None:
 class Supervisor:
     """One sandbox."""
 
-    def __init__(self, request: SandboxRequest, lock_fd: int) -> None:
+    def __init__(
+        self,
+        request: SandboxRequest,
+        lock_fd: int,
+        listener: sockets.Socket,
+        init_pid: int,
+        makers: Makers,
+    ) -> None:
         self._lock_fd = lock_fd
         self._loop = Loop()
         self._request = request
         self._connections: set[Connection] = set()
         self._containers: dict[str, Container] = {}
-        self._listener: socket.socket | None = None
-        self._pod = Pod(request.directory, request.create_namespaces)
-        self._init_pid = 0
+        self._listener = listener
+        self._pod = Pod(request.directory, request.create_namespaces, makers)
+        self._init_pid = init_pid
         self._stopping: list[Connection] = []
         self._ended = False
         self._operations: dict[str, Callable[[Connection, dict[str, Any], list[int]], None]] = {
@@ -142,35 +184,13 @@ class Supervisor:
 
     # -- beginning and end --------------------------------------------------------------------------------------
 
-    def set_up(self) -> None:
-        """Make the sandbox. Raises OakumError; `tear_down` removes what was made so far."""
-        request = self._request
-        # Python handlers, not SIG_IGN: what is ignored would stay ignored in every container.
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda _number, _frame: None)
-        process.set_child_subreaper()
+    def serve(self, first: sockets.Socket) -> None:
+        """Answer the one who asked for the sandbox, then serve until shut down."""
         self._loop.on_child(self._reap)
-        self._init_pid = int(worker.run(lambda: _make_sandbox(request)).values["init_pid"])
         if self._init_pid:
             self._pod.expect(self._init_pid, self._init_ended)
-        self._listen()
-
-    def _listen(self) -> None:
-        directory_fd = os.open(self._request.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            try:
-                os.unlink(cleanup.SOCKET_NAME, dir_fd=directory_fd)
-            except FileNotFoundError:
-                pass
-            self._listener = sockets.listen(directory_fd, cleanup.SOCKET_NAME)
-        except OSError as failure:
-            raise SystemFailure.from_os_error(failure, "listen", self._request.directory) from failure
-        finally:
-            os.close(directory_fd)
-
-    def serve(self, first: socket.socket) -> None:
-        """Answer the one who asked for the sandbox, then serve until shut down."""
-        assert self._listener is not None
+            self._reap()  # had it ended before anybody listened
+        self._listener.settimeout(0)
         self._loop.watch(self._listener.fileno(), read=self._accept)
         connection = self._admit(first)
         connection.answer({"pid": os.getpid()})
@@ -181,21 +201,17 @@ class Supervisor:
         self._loop.run()
         for open_connection in list(self._connections):
             open_connection.close()
+        self._loop.abandon()
 
-    def tear_down(self) -> list[OakumError]:
-        """Remove what the sandbox is made of; every step is tried, the errors are returned."""
-        errors: list[OakumError | None] = []
+    def _tear_down(self) -> list[OakumError]:
         if self._pod.expects(self._init_pid):
             os.kill(self._init_pid, signal.SIGKILL)
-        if self._listener is not None:
-            self._loop.watch(self._listener.fileno())
-            self._listener.close()
-        if self._request.cgroup_path:
-            errors.append(cleanup.attempt(cleanup.remove_cgroup, self._request.cgroup_path))
-        errors.append(cleanup.attempt(cleanup.remove_entries, self._request.directory))
+        self._loop.watch(self._listener.fileno())
+        self._listener.close()
+        errors = _remove(self._request)
         # From here on the directory may have another shim, or be cleaned up if a step above failed.
         os.close(self._lock_fd)
-        return [error for error in errors if error is not None]
+        return errors
 
     def _shutdown(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
         self._stopping.append(connection)
@@ -211,7 +227,7 @@ class Supervisor:
         if self._containers or self._ended:
             return
         self._ended = True
-        errors = self.tear_down()
+        errors = self._tear_down()
         for connection in self._stopping:
             if errors:
                 connection.fail(errors[0])
@@ -239,14 +255,13 @@ class Supervisor:
         cleanup.forget_process(self._request.directory, _INIT_NOTE)
 
     def _accept(self) -> None:
-        assert self._listener is not None
         try:
-            sock, _ = self._listener.accept()
+            sock = sockets.accept(self._listener)
         except OSError:  # gone again
             return
         self._admit(sock)
 
-    def _admit(self, sock: socket.socket) -> Connection:
+    def _admit(self, sock: sockets.Socket) -> Connection:
         connection = Connection(self._loop, sock, self._handle, self._connections.discard)
         self._connections.add(connection)
         return connection

@@ -10,13 +10,13 @@ Owns encoding and the caller's side of one call; `oakum.shim.connection` is the 
 
 from __future__ import annotations
 
-import json
-import socket
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from oakum.errors import DeadlineExceeded, InvalidArgument, OakumError, Unavailable, from_dict
 from oakum.linux import sockets
+from oakum.model import message
+from oakum.model.message import encode
 
 # Beyond what a call itself may take, the answer gets this long to travel and be scheduled.
 GRACE_S: Final = 15.0
@@ -29,11 +29,6 @@ class Answer(NamedTuple):
     fds: list[int]
 
 
-def encode(message: dict[str, Any]) -> bytes:
-    """One message as the payload of a frame."""
-    return json.dumps(message, separators=(",", ":")).encode()
-
-
 def decode(payload: bytes) -> dict[str, Any]:
     """The message in a frame.
 
@@ -41,12 +36,9 @@ def decode(payload: bytes) -> dict[str, Any]:
         InvalidArgument: not a JSON object.
     """
     try:
-        message = json.loads(payload)
+        return message.decode(payload)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument("read message", f"{len(payload)} bytes", str(error)) from error
-    if not isinstance(message, dict):
-        raise InvalidArgument("read message", f"{len(payload)} bytes", "not a JSON object")
-    return cast("dict[str, Any]", message)
 
 
 def encode_answer(value: Any) -> bytes:
@@ -60,7 +52,7 @@ def encode_error(error: OakumError) -> bytes:
 
 
 def call(
-    sock: socket.socket,
+    sock: sockets.Socket,
     request: dict[str, Any],
     fds: Sequence[int] = (),
     *,
@@ -96,14 +88,14 @@ def call(
 def _open_answer(received: tuple[bytes, list[int]], operation: str, peer: str) -> Answer:
     payload, fds = received
     try:
-        message = decode(payload)
+        answer = decode(payload)
     except InvalidArgument:
         sockets.close_all(fds)
         raise
-    if "error" in message:
+    if "error" in answer:
         sockets.close_all(fds)
-        raise from_dict(message["error"])
-    if "ok" not in message:
+        raise from_dict(answer["error"])
+    if "ok" not in answer:
         sockets.close_all(fds)
         raise Unavailable(operation, peer, "an answer that is neither ok nor error")
-    return Answer(message["ok"], fds)
+    return Answer(answer["ok"], fds)

@@ -11,17 +11,15 @@ created container that waits for its start holds neither the shim's lock nor its
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from oakum.errors import Internal, OakumError, SystemFailure, from_dict
 from oakum.linux import process, sockets
+from oakum.shim import wire
 from oakum.shim.loop import Loop, report
-from oakum.shim.pod import Pod
 
 _MAX_BYTES: Final = 128 << 10
 
@@ -36,6 +34,14 @@ class Result(NamedTuple):
 Body = Callable[[], Result]
 
 
+class Children(Protocol):
+    """Who reaps the children of this process."""
+
+    def expect(self, pid: int, ended: Callable[[int], None]) -> None:
+        """Call `ended` once with the wait status of a child that was forked just now."""
+        ...
+
+
 def run(body: Body, *, keep: Iterable[int] = ()) -> Result:
     """Run `body` in a worker and wait for it: only while nobody is served yet.
 
@@ -43,8 +49,10 @@ def run(body: Body, *, keep: Iterable[int] = ()) -> Result:
         OakumError: what `body` raised, or that the worker died.
     """
     ours, pid = _fork(body, keep)
-    with ours:
+    try:
         received = _receive(ours)
+    finally:
+        ours.close()
     os.waitpid(pid, 0)
     return _open(received)
 
@@ -55,7 +63,7 @@ class Worker:
     def __init__(
         self,
         loop: Loop,
-        pod: Pod,
+        children: Children,
         body: Body,
         *,
         keep: Iterable[int],
@@ -66,7 +74,7 @@ class Worker:
         self._done = done
         self._failed = failed
         self._sock, pid = _fork(body, keep)
-        pod.expect(pid, self._ended)
+        children.expect(pid, self._ended)
         loop.watch(self._sock.fileno(), read=self._readable)
 
     def _ended(self, _status: int) -> None:
@@ -77,30 +85,31 @@ class Worker:
         if self._sock.fileno() < 0:
             return
         self._loop.watch(self._sock.fileno())
-        with self._sock:
-            received = _receive(self._sock)
         try:
-            result = _open(received)
+            result = _open(_receive(self._sock))
         except OakumError as error:
+            self._sock.close()
             self._failed(error)
             return
+        self._sock.close()
         self._done(result)
 
 
-def _fork(body: Body, keep: Iterable[int]) -> tuple[socket.socket, int]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        try:
-            pid = process.fork()
-        except OSError as failure:
-            ours.close()
-            raise SystemFailure.from_os_error(failure, "fork", "worker") from failure
-        if pid == 0:
-            process.run_and_exit(lambda: _work(body, theirs, {2, theirs.fileno(), *keep}))
+def _fork(body: Body, keep: Iterable[int]) -> tuple[sockets.Socket, int]:
+    ours, theirs = sockets.packet_pair()
+    try:
+        pid = process.fork()
+    except OSError as failure:
+        ours.close()
+        theirs.close()
+        raise SystemFailure.from_os_error(failure, "fork", "worker") from failure
+    if pid == 0:
+        process.run_and_exit(lambda: _work(body, theirs, {2, theirs.fileno(), *keep}))
+    theirs.close()
     return ours, pid
 
 
-def _work(body: Body, theirs: socket.socket, keep: set[int]) -> int:
+def _work(body: Body, theirs: sockets.Socket, keep: set[int]) -> int:
     signal.set_wakeup_fd(-1)
     process.close_except(keep)
     try:
@@ -116,13 +125,13 @@ def _work(body: Body, theirs: socket.socket, keep: set[int]) -> int:
         report()
         told, fds = {"error": Internal("set up", "", repr(failure)).to_dict()}, []
     try:
-        sockets.send_with_fds(theirs, json.dumps(told).encode(), fds)
+        sockets.send_with_fds(theirs, wire.encode(told), fds)
     except OSError:  # the shim has been killed, and its successor's clean-up finds what was made
         report()
     return 0
 
 
-def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+def _receive(sock: sockets.Socket) -> tuple[bytes, list[int]]:
     try:
         return sockets.receive_with_fds(sock, _MAX_BYTES)
     except OSError as failure:
@@ -133,7 +142,7 @@ def _open(received: tuple[bytes, list[int]]) -> Result:
     data, fds = received
     if not data:
         raise SystemFailure("set up", "", "the worker was killed", hint="is the host out of memory?")
-    told: dict[str, Any] = json.loads(data)
+    told = wire.decode(data)
     if "error" in told:
         raise from_dict(told["error"])
     return Result(told["ok"], fds)

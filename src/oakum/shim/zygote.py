@@ -13,22 +13,23 @@ import fcntl
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 from typing import Any, Final
 
 from oakum.errors import InvalidArgument
-from oakum.linux import process
+from oakum.linux import process, sockets
 from oakum.oci.cgroups import detect_layout
 from oakum.shim import supervisor
 from oakum.shim.connection import Connection
-from oakum.shim.loop import Loop, report
+from oakum.shim.loop import Loop, ignore_signal, report
+from oakum.shim.rehearsal import rehearse
 from oakum.shim.requests import SandboxRequest
 from oakum.shim.starter import LISTENER_FD, LOCK_NAME, SOCKET_NAME, code_version
 
 TITLE: Final = "oakum zygote"
 _LOOK_S: Final = 5.0
+_SHIM_SIGNALS: Final = tuple(map(int, (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)))
 
 
 def main(idle_s: float, state: str) -> None:
@@ -37,24 +38,25 @@ def main(idle_s: float, state: str) -> None:
     if process.fork():
         os._exit(0)
     os.umask(0o022)
-    process.set_name(TITLE)
-    process.set_title(TITLE)
     # Nobody may look into us through /proc, also not from a container that a child of ours joins.
     process.set_dumpable(False)
+    # Read once for all shims, which keeps the pages it touches out of each of them.
+    detect_layout()
+    gc.disable()
+    rehearse(state)
+    process.set_name(TITLE)
+    process.set_title(TITLE)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+        process.handle_signal(number, process.SIGNAL_DEFAULT)
     # Shims that end are reaped by the kernel; a shim undoes this for itself.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    process.handle_signal(signal.SIGCHLD, process.SIGNAL_IGNORED)
     directory_fd = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir("/")
     _protect_from_oom_killer()
-    # Read once for all shims, which keeps the pages it touches out of each of them.
-    detect_layout()
     # Nothing here makes cycles worth a pass over all objects, and a pass would copy every shared page.
-    gc.disable()
     gc.collect()
     gc.freeze()
-    listener = socket.socket(fileno=LISTENER_FD)
+    listener = sockets.adopt(LISTENER_FD)
     os.set_inheritable(LISTENER_FD, False)  # noqa: FBT003 - the standard library's signature
     Zygote(listener, directory_fd, idle_s).run()
 
@@ -71,7 +73,7 @@ def _protect_from_oom_killer() -> None:
 class Zygote:
     """The zygote's loop."""
 
-    def __init__(self, listener: socket.socket, directory_fd: int, idle_s: float) -> None:
+    def __init__(self, listener: sockets.Socket, directory_fd: int, idle_s: float) -> None:
         self._loop = Loop()
         self._listener = listener
         self._directory_fd = directory_fd
@@ -90,7 +92,7 @@ class Zygote:
 
     def _accept(self) -> bool:
         try:
-            sock, _ = self._listener.accept()
+            sock = sockets.accept(self._listener)
         except OSError:  # gone again, or nobody there
             return False
         self._used_s = time.monotonic()
@@ -125,7 +127,9 @@ class Zygote:
 
     def _become_shim(self, connection: Connection, sandbox: SandboxRequest) -> int:
         try:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # Python handlers, not SIG_IGN: what is ignored would stay ignored in every container.
+            for number in _SHIM_SIGNALS:
+                process.handle_signal(number, ignore_signal)
             self._loop.abandon()
             self._listener.close()
             os.close(self._directory_fd)

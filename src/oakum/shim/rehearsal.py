@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A shim's life played once in the zygote, before the first shim is forked: containers that run, log and are stopped.
+
+A fork shares the zygote's memory until one of them writes to it, and an interpreter writes wherever it goes: inline
+caches that find their types, method caches, dicts and key tables made at first use, free lists. What the play has
+written is shared by every shim; without it an idle shim has 350 KB more of its own, one with a container 500 KB.
+
+The play is real but for its containers, which are forks without namespaces, cgroup or root file system. Its files are
+in STATE/rehearsal, which is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from oakum.linux import process, sockets
+from oakum.linux.fd import Fd
+from oakum.oci.wire import Channel
+from oakum.shim import supervisor, wire
+from oakum.shim.loop import report
+from oakum.shim.pod import Makers, Pod, Stdio
+from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
+from oakum.shim.worker import Result
+
+_NAME: Final = "rehearsal"
+_LOG_NAME: Final = "container.log"
+_ROUNDS: Final = 3
+_LIMIT_S: Final = 5.0
+_TEXT: Final = b"Is this a log which I see before me?\n"
+
+
+def rehearse(state: str) -> None:
+    """Play; a failure is reported to standard error and makes shims larger, nothing else.
+
+    The caller's name, title, signal handlers and session are those of a shim afterwards.
+    """
+    directory = os.path.join(state, _NAME)
+    own_stderr = os.dup(2)
+    process.handle_signal(signal.SIGALRM, _too_long)
+    signal.setitimer(signal.ITIMER_REAL, _LIMIT_S, 0.1)
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        _play(directory)
+        _clear(directory)
+    except Exception:  # noqa: BLE001 - edge: shims work without
+        os.dup2(own_stderr, 2)
+        report()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        process.handle_signal(signal.SIGALRM, process.SIGNAL_DEFAULT)
+        os.dup2(own_stderr, 2)
+        os.close(own_stderr)
+        signal.set_wakeup_fd(-1)
+        process.set_child_subreaper(False)
+
+
+def _too_long(_number: int, _frame: object) -> None:
+    # A callback of the loop may swallow it: then it comes again.
+    raise TimeoutError(f"the rehearsal took over {_LIMIT_S:g} s")
+
+
+def _play(directory: str) -> None:
+    ours, theirs = sockets.packet_pair()
+    client = process.fork()
+    if client == 0:
+        ours.close()
+        process.run_and_exit(lambda: _perform(lambda: _client(theirs, directory)))
+    theirs.close()
+    supervisor.run(ours, SandboxRequest(_NAME, directory), Makers(_make_container, _make_exec))
+
+
+def _clear(directory: str) -> None:
+    for name in os.listdir(directory):
+        os.unlink(os.path.join(directory, name))
+    os.rmdir(directory)
+
+
+# -- the other parts, each in a process of its own ------------------------------------------------------------------
+
+
+def _perform(part: Callable[[], int]) -> int:
+    try:
+        return part()
+    except Exception:  # noqa: BLE001 - edge of a process: it may not go on as the zygote, and must say what happened
+        report()
+        return 1
+
+
+def _client(first: sockets.Socket, directory: str) -> int:
+    """The engine: asks for everything that most shims are asked for."""
+    process.set_parent_death_signal(signal.SIGKILL)  # a zygote that is killed must not leave us waiting
+    sockets.receive_with_fds(first)
+    for number in range(_ROUNDS):
+        container_id = f"container-{number}"
+        container = ContainerRequest(container_id, directory, log_path=os.path.join(directory, _LOG_NAME))
+        # One connection for each request, as the engine does it.
+        _ask(directory, {"op": "ping"})
+        if number % 2:
+            _ask(directory, {"op": "create_and_start", "container": container.to_dict()})
+        else:
+            _ask(directory, {"op": "create", "container": container.to_dict()})
+            _ask(directory, {"op": "start", "container_id": container_id})
+        _ask(directory, {"op": "containers"})
+        request = ExecRequest({})
+        ran = _ask(directory, {"op": "exec", "container_id": container_id, "exec": request.to_dict()})
+        _ask(directory, {"op": "wait_exec", "exec_id": ran["exec_id"], "timeout_s": _LIMIT_S})
+        _ask(
+            directory,
+            {"op": "stop", "container_id": container_id, "signal": int(signal.SIGTERM), "grace_s": _LIMIT_S},
+        )
+        _ask(directory, {"op": "wait", "container_id": container_id, "timeout_s": _LIMIT_S})
+        _ask(directory, {"op": "delete", "container_id": container_id})
+    _ask(directory, {"op": "shutdown"})
+    return 0
+
+
+def _ask(directory: str, request: dict[str, Any]) -> Any:
+    sock = sockets.connect(directory, "shim.sock", timeout_s=_LIMIT_S)
+    try:
+        return wire.call(sock, request, timeout_s=_LIMIT_S, peer=_NAME).value
+    finally:
+        sock.close()
+
+
+def _make_container(_request: ContainerRequest, _pod: Pod, stdio: Stdio | None, _target_pid: int) -> Result:
+    return _make_process(stdio, waits=True)
+
+
+def _make_exec(
+    _request: ExecRequest, _container: ContainerRequest, _pid: int, stdio: Stdio | None, _path: str
+) -> Result:
+    return _make_process(stdio, waits=False)
+
+
+def _make_process(stdio: Stdio | None, *, waits: bool) -> Result:
+    ours, theirs = Channel.pair()
+    pid = process.clone(process.CLONE_PARENT, pidfd=True)
+    if pid == 0:
+        ours.close()
+        process.run_and_exit(lambda: _perform(lambda: _act(theirs, stdio, waits=waits)))
+    assert pid.pidfd is not None
+    return Result({"pid": int(pid), "cgroup_path": "", "warnings": []}, [pid.pidfd.steal(), ours.steal()])
+
+
+def _act(channel: Channel, stdio: Stdio | None, *, waits: bool) -> int:
+    """A container's first process, or an exec."""
+    process.set_parent_death_signal(signal.SIGKILL)
+    process.handle_signal(signal.SIGTERM, process.SIGNAL_DEFAULT)
+    channel.send("created", {"uid": 0, "gid": 0, "groups": [], "warnings": []})
+    if waits:
+        channel.receive()
+    for fd in stdio[1:] if stdio else ():
+        os.write(fd, _TEXT)
+    with Fd(channel.steal()):
+        pass  # the end of file that an execve would give
+    if waits:
+        time.sleep(_LIMIT_S)
+    return 0
