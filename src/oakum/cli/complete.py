@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the shell offers after Tab: names of containers, images, pods and namespaces. Never fails, it offers less."""
+"""What the shell offers after Tab: names of containers, images, pods, networks and namespaces. Never fails, it offers less."""
 
 from __future__ import annotations
 
@@ -54,6 +54,15 @@ def complete_pod(ctx: click.Context, _parameter: click.Parameter, incomplete: st
     except OakumError:
         return []
     return _offer([pod.id[:12] for pod in pods if not pod.config.owner], incomplete)
+
+
+def complete_network(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of networks."""
+    try:
+        networks = _engine(ctx)[0].networks.list_networks()
+    except OakumError:
+        return []
+    return _offer([info.name for info in networks if info.name], incomplete)
 
 
 def complete_namespace(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:

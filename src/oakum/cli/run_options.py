@@ -147,8 +147,14 @@ _FILES: Final[tuple[Function, ...]] = (
 _NETWORK: Final[tuple[Function, ...]] = (
     _many("-p", "--publish", metavar="[IP:]HOST:CTR[/PROTO]", text="Publish a port.", section="Network"),
     _text(
-        "--network", metavar="NETWORK", text="default, host or none.", section="Network", default="default"
+        "--network",
+        metavar="NETWORK",
+        text="default, host, none, or one of oakum network ls.",
+        section="Network",
+        default="default",
     ),
+    _text("--ip", metavar="ADDRESS", text="This address of the network.", section="Network"),
+    _text("--mac-address", metavar="MAC", text="MAC of the first interface.", section="Network"),
     _many("--dns", metavar="ADDRESS", text="Name server.", section="Network"),
     _many("--dns-search", metavar="DOMAIN", text="Search domain.", section="Network"),
     _many("--dns-option", metavar="OPTION", text="Resolver option.", section="Network"),

@@ -9,6 +9,11 @@
     level = "info"                 # debug, info, warning, error; read again on SIGHUP
     format = "text"                # text, json
 
+    [network]
+    mode = "auto"                  # builtin, cni; auto: cni when its directory holds a configuration
+    cni_config_directory = "/etc/cni/net.d"
+    cni_plugin_directories = ["/opt/cni/bin", "/usr/lib/cni"]
+
     [cri]
     listen = ["unix:///run/oakum/cri.sock"]   # without it: cri.sock in the state directory
     namespace = "k8s.io"
@@ -36,6 +41,13 @@ import msgspec
 
 from oakum.errors import InvalidArgument, NotFound, SystemFailure
 from oakum.model.ids import check_namespace
+from oakum.network.settings import (
+    CONFIG_DIRECTORY,
+    PLUGIN_DIRECTORIES,
+    CniSettings,
+    Mode,
+    NetworkSettings,
+)
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
@@ -70,6 +82,18 @@ class StreamsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     idle_timeout_s: Annotated[float, msgspec.Meta(ge=0)] = 14400.0
 
 
+class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who makes the networks of pods."""
+
+    mode: Mode = "auto"
+    cni_config_directory: str = CONFIG_DIRECTORY
+    cni_plugin_directories: tuple[str, ...] = PLUGIN_DIRECTORIES
+
+    def settings(self) -> NetworkSettings:
+        """The same as the engine takes it."""
+        return NetworkSettings(self.mode, CniSettings(self.cni_config_directory, self.cni_plugin_directories))
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it."""
 
@@ -77,6 +101,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     state: str = "/run/oakum"
     drain_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     log: LogConfig = LogConfig()
+    network: NetworkConfig | None = None
+    """None: as the environment says (OAKUM_NETWORK), like every command."""
     cri: CriConfig = CriConfig()
     streaming: StreamsConfig = StreamsConfig()
 

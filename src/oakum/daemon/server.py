@@ -63,7 +63,8 @@ def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
         from oakum.streaming.server import StreamingConfig, StreamingServer
 
         set_up_logs(config.log, current_rpc.get)
-        with Engine(config.root, config.state) as engine:
+        network = config.network.settings() if config.network is not None else None
+        with Engine(config.root, config.state, network=network) as engine:
             for line in engine.recover_fully():
                 log.info("recovered", extra={"fields": {"what": line}})
             namespace = engine.namespace(config.cri.namespace)

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from oakum.engine.metrics import Metrics
     from oakum.engine.stats import Statistics
     from oakum.images.config import ImageConfig
+    from oakum.network.choice import ChosenNetwork
+    from oakum.network.settings import NetworkSettings
     from oakum.shim.client import Exec
 
 DEFAULT_ROOT = "/var/lib/oakum"
@@ -454,8 +456,11 @@ class Engine:
     Making one is cheap and touches nothing; directories and the database come with the first use.
     """
 
-    def __init__(self, root: str = DEFAULT_ROOT, state: str = DEFAULT_STATE) -> None:
-        self._context = Context(root, state)
+    def __init__(
+        self, root: str = DEFAULT_ROOT, state: str = DEFAULT_STATE, *, network: NetworkSettings | None = None
+    ) -> None:
+        """`network` says who makes networks; without it the environment does (OAKUM_NETWORK)."""
+        self._context = Context(root, state, network)
         self._namespaces = Namespaces(self._context)
 
     @property
@@ -483,6 +488,11 @@ class Engine:
     def remove_namespace(self, name: str) -> None:
         """Remove a namespace. Raises NotFound, and FailedPrecondition while it holds anything."""
         self._namespaces.remove(name)
+
+    @property
+    def networks(self) -> ChosenNetwork:
+        """The networks: list, create and remove them."""
+        return self._context.network
 
     def info(self) -> Mapping[str, Any]:
         """What this engine is and runs on, as plain JSON values."""

@@ -30,6 +30,9 @@ from oakum.model.signals import parse_signal
 
 # notes of the command line to itself, kept with the container
 ANNOTATION_REMOVE: Final = "oakum.cli/remove"
+# what the engine reads of a sandbox
+ANNOTATION_ADDRESS: Final = "dev.oakum.ip"
+ANNOTATION_MAC: Final = "dev.oakum.mac"
 ANNOTATION_STOP_TIMEOUT: Final = "oakum.cli/stop-timeout"
 _SHM: Final = "/dev/shm"  # noqa: S108 - the container's, where every C library looks for it
 
@@ -67,7 +70,7 @@ def build(
         dns=_dns(options),
         port_mappings=_ports(options),
         labels=labels,
-        annotations=annotations,
+        annotations={**annotations, **_address(options)},
         cgroup_parent=options["cgroup_parent"] or "",
         sysctls=words.parse_pairs("--sysctl", options["sysctl"], value_needed=True),
         namespaces=namespaces,
@@ -168,6 +171,17 @@ def _dns(options: Mapping[str, Any]) -> DnsConfig:
     )
 
 
+def _address(options: Mapping[str, Any]) -> dict[str, str]:
+    """The chosen address and MAC, as annotations of the sandbox."""
+    chosen = {ANNOTATION_ADDRESS: options.get("ip"), ANNOTATION_MAC: options.get("mac_address")}
+    found = {name: str(value) for name, value in chosen.items() if value}
+    if found and options["network"] in ("host", "none"):
+        raise InvalidArgument(
+            "parse option", "--ip, --mac-address", f"contradicts --network {options['network']}"
+        )
+    return found
+
+
 def _ports(options: Mapping[str, Any]) -> tuple[PortMapping, ...]:
     ports = [mapping for text in options["publish"] for mapping in hosts.parse_publish(text)]
     if ports and options["network"] in ("host", "none"):
@@ -175,7 +189,7 @@ def _ports(options: Mapping[str, Any]) -> tuple[PortMapping, ...]:
             "parse --publish",
             repr(options["publish"][0]),
             f"contradicts --network {options['network']}",
-            hint="ports are published from the default network only",
+            hint="ports are published from networks of containers only",
         )
     return hosts.assign_free_ports(ports)
 
