@@ -95,6 +95,10 @@ class Wire:
                 return None
         return b""
 
+    @property
+    def unsent_bytes(self) -> int:
+        return len(self._unsent)
+
     def close(self) -> None:
         self.sock.close()
 
@@ -154,6 +158,7 @@ class Command:
             assert answer.status == 101, answer
             assert answer.headers["sec-websocket-protocol"] == protocol
             self._side = _ChannelSide(protocol)
+        self.wire.sock.sendall(self._side.take())
         self._take(answer.rest)
 
     def send(self, data: bytes) -> None:
@@ -174,6 +179,12 @@ class Command:
             self.over = True
         else:
             self._take(data)
+
+    def flush(self) -> None:
+        """Step until all is sent that was said."""
+        self.step()
+        while self.wire.unsent_bytes and not self.over:
+            self.step()
 
     def _take(self, data: bytes) -> None:
         for stream, received in self._side.receive(data):
@@ -343,6 +354,12 @@ class ForwardClient:
         if data is None:
             self.closed = True
         self._take(data or b"")
+
+    def flush(self) -> None:
+        """Step until all is sent that was said."""
+        self.step()
+        while self.wire.unsent_bytes and not self.closed:
+            self.step()
 
     def _take(self, data: bytes) -> None:
         carried = self._carrier.unpack(data)
