@@ -113,6 +113,9 @@ class NetworkDatabase:
         except sqlite3.Error as error:
             self._connection.close()
             raise SystemFailure("open network database", path, str(error)) from error
+        except SystemFailure:
+            self._connection.close()
+            raise
 
     def _version(self) -> int:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])

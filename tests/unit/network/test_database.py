@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,3 +119,68 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "network.db").write_bytes(b"not a database" * 100)
     with pytest.raises(SystemFailure, match=r"open network database .*network\.db: file is not a database"):
         NetworkDatabase(str(tmp_path / "network.db"))
+
+
+# As the first version of it made it, with a sandbox attached.
+FIRST_VERSION = """
+CREATE TABLE networks (
+    name TEXT PRIMARY KEY, bridge TEXT NOT NULL UNIQUE, subnet4 TEXT NOT NULL, subnet6 TEXT NOT NULL,
+    last_offset INTEGER NOT NULL DEFAULT 1) STRICT;
+CREATE TABLE attachments (
+    sandbox_id TEXT PRIMARY KEY, network TEXT NOT NULL REFERENCES networks (name), netns_path TEXT NOT NULL,
+    hostname TEXT NOT NULL, host_interface TEXT NOT NULL UNIQUE, offset INTEGER NOT NULL,
+    mtu INTEGER NOT NULL DEFAULT 0, has_ipv6 INTEGER NOT NULL DEFAULT 0, UNIQUE (network, offset)) STRICT;
+CREATE TABLE ports (
+    protocol TEXT NOT NULL, host_ip TEXT NOT NULL, host_port INTEGER NOT NULL, container_port INTEGER NOT NULL,
+    sandbox_id TEXT NOT NULL REFERENCES attachments (sandbox_id) ON DELETE CASCADE,
+    PRIMARY KEY (protocol, host_ip, host_port)) STRICT;
+CREATE INDEX ports_of_sandbox ON ports (sandbox_id);
+INSERT INTO networks VALUES ('default', 'oakum0', '10.0.0.0/28', '', 2);
+INSERT INTO attachments VALUES ('a', 'default', '/run/a', 'a', 'oaka', 2, 1500, 0);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    path = str(tmp_path / "network.db")
+    old = sqlite3.connect(path)
+    old.executescript(FIRST_VERSION)
+    old.close()
+    opened = [NetworkDatabase(path) for _ in range(2)]
+    assert opened[0].networks() == [NETWORK]
+    assert opened[1].attachment("a") == row("a")._replace(offset=2)
+    with opened[0].change():
+        assert opened[0].allocate(NETWORK, row("b")).offset == 3
+    for each in opened:
+        each.close()
+
+
+def test_a_database_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
+    path = str(tmp_path / "network.db")
+    new = sqlite3.connect(path)
+    new.execute("PRAGMA user_version = 99")
+    new.close()
+    with pytest.raises(SystemFailure, match="it has version 99, newer than"):
+        NetworkDatabase(path)
+
+
+def test_a_chosen_address_is_given_once(database: NetworkDatabase) -> None:
+    with database.change():
+        assert database.allocate(NETWORK, row("a"), chosen=5).offset == 5
+    with pytest.raises(AlreadyExists, match=r"10\.0\.0\.5: sandbox a has it"), database.change():
+        database.allocate(NETWORK, row("b"), chosen=5)
+    with database.change():
+        # It moves nothing: the next one is as it would have been.
+        assert [database.allocate(NETWORK, row(name)).offset for name in "bcde"] == [2, 3, 4, 6]
+
+
+def test_limits_and_macs_come_back(database: NetworkDatabase) -> None:
+    wanted = row("a")._replace(mac="02:00:00:00:00:01", ingress=1000, egress=2000)
+    with database.change():
+        given = database.allocate(NETWORK, wanted)
+    assert database.attachment("a") == given
+    with database.change():
+        database.update_attachment(given._replace(ingress=0))
+        database.put_network(NETWORK._replace(mtu=1400, internal=True))
+    assert database.attachment("a") == given._replace(ingress=0)
+    assert database.networks() == [NETWORK._replace(mtu=1400, internal=True)]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oakum.errors import ResourceExhausted
+from oakum.errors import InvalidArgument, ResourceExhausted
 from oakum.network import pool
+from oakum.network.pool import FIRST_OFFSET, offset_of, parse_subnets
 
 network = ipaddress.ip_network
 
@@ -61,3 +62,42 @@ def test_macs_and_names_tell_their_owner() -> None:
     names = {pool.host_interface_of(table, str(number)) for table in ("a", "b") for number in range(100)}
     assert len(names) == 200
     assert {len(name) for name in names} == {15}
+
+
+def test_subnets_are_one_of_each_family() -> None:
+    assert parse_subnets([]) == (None, None)
+    four, six = parse_subnets(["fd00:9::/64", "10.9.0.0/24"])
+    assert (str(four), str(six)) == ("10.9.0.0/24", "fd00:9::/64")
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["10.9.0.1/24"], "has host bits set"),
+        (["ten"], "does not appear"),
+        (["10.9.0.0/31"], "too small"),
+        (["0.0.0.0/0"], "not a subnet for sandboxes"),
+        (["127.0.0.0/8"], "not a subnet for sandboxes"),
+        (["fe80::/64"], "not a subnet for sandboxes"),
+        (["10.9.0.0/24", "10.8.0.0/24"], "a second subnet of IPv4"),
+    ],
+)
+def test_what_is_no_subnet_is_said(texts: list[str], said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        parse_subnets(texts)
+
+
+@given(st.integers(0, 255), st.booleans())
+def test_every_chosen_address_is_a_sandboxs_or_refused(offset: int, with_six: bool) -> None:
+    four, six = ipaddress.IPv4Network("10.9.0.0/24"), ipaddress.IPv6Network("fd00:9::/64")
+    texts = [str(four[offset]), *([f"{six[offset]}/64"] if with_six else [])]
+    if FIRST_OFFSET <= offset < 255:
+        assert offset_of(texts, four, six) == offset
+    else:
+        with pytest.raises(InvalidArgument):
+            offset_of(texts, four, six)
+    assert offset_of([], four, six) is None
+    with pytest.raises(InvalidArgument, match="same place"):
+        offset_of(["10.9.0.5", "fd00:9::6"], four, six)
+    with pytest.raises(InvalidArgument, match="without IPv6"):
+        offset_of(["fd00:9::6"], four, None)
