@@ -229,6 +229,13 @@ class MemoryBackend:
             and wanted.labels.items() <= s.config.labels.items()
         ]
 
+    def update_sandbox_resources(
+        self, sandbox_id: str, *, overhead: Resources | None, resources: Resources | None
+    ) -> None:
+        status = self.sandbox_status(sandbox_id)
+        config = msgspec.structs.replace(status.config, overhead=overhead, resources=resources)
+        self.sandboxes[sandbox_id] = msgspec.structs.replace(status, config=config)
+
     def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
         self.sandbox_status(sandbox_id)
         if config.image not in self.stored:

@@ -99,7 +99,7 @@ class DnsConfig(Struct, frozen=True, kw_only=True):
 
 
 class Mount(Struct, frozen=True, kw_only=True):
-    """A host path, or an image, seen inside a container."""
+    """A host path, or an image, seen inside a container; the backend says in `image_id` which one it took."""
 
     container_path: str
     host_path: str = ""
@@ -111,6 +111,7 @@ class Mount(Struct, frozen=True, kw_only=True):
     gid_mappings: tuple[IdMapping, ...] = ()
     image: str = ""
     image_sub_path: str = ""
+    image_id: str = ""
     options: tuple[str, ...] = ()
     tmpfs: bool = False
 

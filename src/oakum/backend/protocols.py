@@ -60,6 +60,12 @@ class RuntimeBackend(Protocol):
         """The sandboxes that match, newest first."""
         ...
 
+    def update_sandbox_resources(
+        self, sandbox_id: str, *, overhead: Resources | None, resources: Resources | None
+    ) -> None:
+        """Take note of a ready sandbox's new limits, and set them where its cgroup is ours; None stays as it is."""
+        ...
+
     def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
         """Prepare a container in a ready sandbox; its id. Raises NotFound, ImageNotFound, FailedPrecondition."""
         ...

@@ -269,4 +269,5 @@ class RuntimeStatus(Struct, frozen=True, kw_only=True):
     conditions: tuple[Condition, ...]
     handlers: tuple[HandlerFeatures, ...]
     supplemental_groups_policy: bool = False
+    mount_options: bool = False
     info: dict[str, str] = {}

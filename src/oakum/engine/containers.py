@@ -72,6 +72,7 @@ class Containers(Catalog):
         config = creation.check(sandbox, config)
         image = self._images.need(config.image)
         views = {m.container_path: self._images.need(m.image) for m in config.mounts if m.image}
+        config = creation.with_image_ids(config, views)
         while True:
             known = self._context.store.container_by_name(self._namespace, creation.name_key(sandbox, config))
             if known is not None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from oakum.backend.config import ContainerConfig, Resources
-from oakum.engine import host, pods, volumes
+from oakum.backend.config import ContainerConfig, Resources, SELinuxOptions
+from oakum.engine import cdi, host, imageviews, pods, volumes
 from oakum.engine.context import Context
 from oakum.engine.sandboxes import hostname
 from oakum.engine.seccomp.compiler import compiled, compiled_default
@@ -26,7 +26,7 @@ from oakum.engine.spec.mounts import clean
 from oakum.engine.spec.resources import linux_resources
 from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord, ImageRecord, SandboxRecord
-from oakum.errors import InvalidArgument, NotFound, Unimplemented
+from oakum.errors import InvalidArgument, NotFound
 from oakum.linux.durable import write_file_fast
 from oakum.model.ids import check_name, new_id
 from oakum.model.signals import parse_signal, signal_name
@@ -65,8 +65,7 @@ def check(sandbox: SandboxRecord, config: ContainerConfig) -> ContainerConfig:
         raise InvalidArgument("create container", "metadata.name", "a container needs a name")
     if config.privileged and not sandbox.config.privileged and sandbox.config.owner != "container":
         raise InvalidArgument("create container", repr(config.metadata.name), "its sandbox is not privileged")
-    if config.cdi_devices:
-        raise Unimplemented("create container", config.cdi_devices[0], "this version has no CDI devices")
+    config = cdi.injected(config, cdi.edits_of(cdi.requested(config)))
     if config.namespaces.pid == "pod" and sandbox.config.namespaces.pid != "pod":
         raise InvalidArgument(
             "create container", "namespaces.pid", "its sandbox has no pid namespace to share"
@@ -77,12 +76,26 @@ def check(sandbox: SandboxRecord, config: ContainerConfig) -> ContainerConfig:
         raise InvalidArgument(
             "create container", config.apparmor.localhost_ref, "AppArmor is not enabled here"
         )
-    for mount in config.mounts:
-        if mount.image_sub_path:
-            raise Unimplemented("mount image", mount.image, "this version mounts whole images only")
     log_path(sandbox, config, "")
+    for profile in (config.selinux, sandbox.config.selinux):
+        if profile is not None and profile != SELinuxOptions() and not host.has_selinux():
+            raise InvalidArgument("create container", "selinux_options", "SELinux is not enabled here")
     mounts = host.check_mount_sources(config.mounts, make_missing=sandbox.config.owner != "container")
     return msgspec.structs.replace(config, mounts=tuple(mounts))
+
+
+def with_image_ids(config: ContainerConfig, views: dict[str, ImageRecord]) -> ContainerConfig:
+    """The configuration with what its images as volumes are right now."""
+    if not views:
+        return config
+    replace = msgspec.structs.replace
+    return replace(
+        config,
+        mounts=tuple(
+            replace(m, image_id=views[m.container_path].config_digest) if m.image else m
+            for m in config.mounts
+        ),
+    )
 
 
 def log_path(sandbox: SandboxRecord, config: ContainerConfig, bundle: str) -> str:
@@ -184,7 +197,7 @@ def _anonymous_volumes(config: ContainerConfig, image: ImageRecord) -> list[str]
 
 
 def _nodes(config: ContainerConfig) -> list[Node]:
-    wanted = host.requested_nodes(config.devices)
+    wanted = host.requested_nodes(config.devices) + cdi.nodes(cdi.edits_of(cdi.requested(config)))
     if config.privileged:
         named = {node.path for node in wanted}
         wanted += [node for node in host.all_nodes() if node.path not in named]
@@ -195,9 +208,11 @@ def _image_views(
     context: Context, record: ContainerRecord, views: dict[str, ImageRecord]
 ) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
+    mounts = {mount.container_path: mount for mount in record.config.mounts if mount.image}
     for (key, _digest), (place, image) in zip(record.image_mounts, views.items(), strict=True):
         source = context.snapshotter.view(key, image.chain_id)
-        found[place] = source.lower or (source.upper,)
+        layers = source.lower or (source.upper,)
+        found[place] = imageviews.directories_at(layers, mounts[place].image_sub_path, mounts[place].image)
     return found
 
 

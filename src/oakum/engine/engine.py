@@ -139,6 +139,17 @@ class Namespace:
         """One sandbox by id, beginning of its id, or name where only one has it. Raises NotFound."""
         return self._sandboxes.find(name_or_id)
 
+    def update_sandbox_resources(
+        self, sandbox_id: str, *, overhead: Resources | None, resources: Resources | None
+    ) -> None:
+        """Take note of a ready sandbox's new limits, and set them where its cgroup is ours; None stays as it is.
+
+        Raises:
+            NotFound, FailedPrecondition: there is none, or it is not ready.
+            InvalidArgument: a limit cannot be meant.
+        """
+        self._sandboxes.update_resources(sandbox_id, overhead=overhead, resources=resources)
+
     # RuntimeBackend: containers
 
     def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:

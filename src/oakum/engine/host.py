@@ -79,6 +79,12 @@ def has_apparmor() -> bool:
         return False
 
 
+@cache
+def has_selinux() -> bool:
+    """Whether SELinux is on."""
+    return os.path.exists("/sys/fs/selinux/enforce")
+
+
 def requested_nodes(devices: Sequence[Device]) -> list[Node]:
     """The nodes that a caller's devices stand for; a directory stands for all nodes in it.
 

@@ -70,6 +70,7 @@ def runtime_status(context: Context, *, verbose: bool) -> RuntimeStatus:
         conditions=(runtime, network),
         handlers=(features, msgspec.structs.replace(features, name="oakum")),
         supplemental_groups_policy=True,
+        mount_options=True,
         info=info,
     )
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from oakum.backend.config import SandboxConfig
+from oakum.backend.config import Resources, SandboxConfig
 from oakum.backend.status import SandboxFilter, SandboxStatus
 from oakum.engine import pods
 from oakum.engine.attachments import attachment_options, with_dns_of
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
-from oakum.engine.spec.resources import check, linux_resources
+from oakum.engine.spec.resources import check, linux_resources, merge, said_by
 from oakum.engine.spec.sysctls import pod_sysctls
 from oakum.engine.states import boot_id, process_start, sandbox_status, shim_lives, shim_seems_alive
 from oakum.engine.storage import storing
@@ -255,6 +255,38 @@ class Sandboxes:
         for container in store.containers_of(record.id):
             remove_container(container)
         self.undo(record)
+
+    # changing
+
+    def update_resources(
+        self, sandbox_id: str, *, overhead: Resources | None, resources: Resources | None
+    ) -> None:
+        """Note new limits; set them where the cgroup is ours. A kubelet has set them itself before it tells us."""
+        for change in (overhead, resources):
+            if change is not None:
+                check(change)
+        found = self.need_ready(sandbox_id)
+        with self._context.locks.holding(found.id):
+            record = self.need_ready(found.id)
+            config = record.config
+            changed = {
+                name: merge(before or Resources(), change)
+                for name, before, change in (
+                    ("overhead", config.overhead, overhead),
+                    ("resources", config.resources, resources),
+                )
+                if change is not None
+            }
+            if resources is not None and record.owns_cgroup:
+                # Only what changes a pod's limits needs these.
+                from oakum.oci.cgroups import Cgroup
+                from oakum.oci.spec import parse_resources
+
+                limits = linux_resources(said_by(resources, changed["resources"]))
+                Cgroup(self._context.cgroups, record.cgroup_path).apply(parse_resources(limits))
+            self._context.store.update_sandbox(
+                msgspec.structs.replace(record, config=msgspec.structs.replace(config, **changed))
+            )
 
     # asking
 

@@ -89,9 +89,20 @@ CONTAINERS: list[tuple[pb.ContainerConfig, str]] = [
     ),
     (
         container(
-            mounts=[pb.Mount(container_path="/d", image=pb.ImageSpec(image="i"), image_sub_path="a/../..")]
+            mounts=[
+                pb.Mount(
+                    container_path="/d",
+                    image=pb.ImageSpec(image="i"),
+                    image_sub_path="a/../..",
+                    readonly=True,
+                )
+            ]
         ),
         "config.mounts[0].image_sub_path",
+    ),
+    (
+        container(mounts=[pb.Mount(container_path="/d", image=pb.ImageSpec(image="i"))]),
+        "config.mounts[0].readonly",
     ),
     (
         container(mounts=[pb.Mount(container_path="/d", host_path="/x", image_sub_path="a")]),

@@ -152,7 +152,7 @@ def mounts(draw: st.DrawFn) -> backend.Mount:
     return backend.Mount(
         container_path=draw(PATH),
         host_path="" if image else draw(PATH),
-        readonly=recursive or draw(FLAG),
+        readonly=bool(image) or recursive or draw(FLAG),
         recursive_read_only=recursive,
         selinux_relabel=draw(FLAG),
         propagation="private"

@@ -339,3 +339,29 @@ def test_long_lists_pass(cri: CriClient, backend: MemoryBackend) -> None:
     for i in range(3000):
         backend.pull_image(f"registry.example/{'x' * 500}/{i}")
     assert len(cri.images.ListImages(pb.ListImagesRequest()).images) == 3000
+
+
+def test_a_pod_s_limits_change_and_what_is_not_said_stays(
+    cri: CriClient, backend: MemoryBackend, running: tuple[str, str]
+) -> None:
+    pod, _ = running
+    cri.runtime.UpdatePodSandboxResources(
+        pb.UpdatePodSandboxResourcesRequest(
+            pod_sandbox_id=pod, resources=pb.LinuxContainerResources(cpu_shares=100, oom_score_adj=-3)
+        )
+    )
+    config = backend.sandboxes[pod].config
+    assert config.overhead is None
+    assert config.resources is not None
+    assert (config.resources.cpu_shares, config.resources.oom_score_adj) == (100, -3)
+    for request, code in (
+        (pb.UpdatePodSandboxResourcesRequest(), grpc.StatusCode.INVALID_ARGUMENT),
+        (pb.UpdatePodSandboxResourcesRequest(pod_sandbox_id="none"), grpc.StatusCode.NOT_FOUND),
+        (
+            pb.UpdatePodSandboxResourcesRequest(
+                pod_sandbox_id=pod, overhead=pb.LinuxContainerResources(cpu_shares=-1)
+            ),
+            grpc.StatusCode.INVALID_ARGUMENT,
+        ),
+    ):
+        assert failure(lambda request=request: cri.runtime.UpdatePodSandboxResources(request))[0] is code

@@ -11,10 +11,7 @@ from oakum.api.cri._proto import cri_pb2, cri_pb2_grpc
 from oakum.api.cri.rpc.images import ImageServiceRpcs
 from oakum.api.cri.server import RuntimeService
 
-LATER = {
-    "CheckpointContainer", "CheckpointPod", "RestorePod",
-    "UpdatePodSandboxResources",
-}  # fmt: skip
+LATER = {"CheckpointContainer", "CheckpointPod", "RestorePod"}
 MAX_LINES = 40
 
 HANDLERS = {

@@ -11,7 +11,6 @@ import pytest
 from oakum.backend.config import (
     ContainerConfig,
     ContainerMetadata,
-    Mount,
     NamespaceOptions,
     SandboxConfig,
     SandboxMetadata,
@@ -21,7 +20,7 @@ from oakum.engine import creation, host
 from oakum.engine.sandboxes import hostname, name_key
 from oakum.engine.stats import pod_cgroup
 from oakum.engine.store.records import ImageRecord, SandboxRecord
-from oakum.errors import InvalidArgument, Unimplemented
+from oakum.errors import InvalidArgument, NotFound
 from tests.unit.engine.test_database import sandbox as row
 
 ID = "a" * 64
@@ -118,10 +117,10 @@ def test_a_signal_that_only_the_image_names_wrongly_is_no_reason_to_fail() -> No
         (config(""), InvalidArgument),
         (config("bad name"), InvalidArgument),
         (config(privileged=True), InvalidArgument),
-        (config(cdi_devices=("x",)), Unimplemented),
+        (config(cdi_devices=("x",)), InvalidArgument),
+        (config(cdi_devices=("vendor.example/class=none",)), NotFound),
         (config(namespaces=NamespaceOptions(pid="pod")), InvalidArgument),
         (config(init=True), InvalidArgument),
-        (config(mounts=(Mount(container_path="/x", image="i", image_sub_path="y"),)), Unimplemented),
     ],
 )
 def test_what_cannot_become_a_container_is_refused(wanted: ContainerConfig, error: type[Exception]) -> None:

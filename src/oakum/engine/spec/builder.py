@@ -141,7 +141,7 @@ def _mount_plan(config: ContainerConfig, around: Surroundings) -> mounts.MountPl
     wanted: list[dict[str, Any]] = []
     for mount in config.mounts:
         if mount.image:
-            wanted.append(mounts.image_view(mount.container_path, around.image_views[mount.container_path]))
+            wanted.append(mounts.image_view(mount, around.image_views[mount.container_path]))
         else:
             wanted.append(mounts.requested(mount))
     extra = mounts.pod_files(around.files, readonly=config.readonly_rootfs)

@@ -14,6 +14,13 @@ from oakum.backend.config import IdMapping, Mount
 from oakum.errors import InvalidArgument
 
 _PROPAGATION: Final = {"private": "rprivate", "host_to_container": "rslave", "bidirectional": "rshared"}
+# What CRI's mount_options may say: attributes of one mount, not of its file system. Source: mount_setattr(2).
+_OPTIONS: Final = frozenset(
+    {
+        "exec", "noexec", "suid", "nosuid", "dev", "nodev", "atime", "noatime", "relatime", "norelatime",
+        "strictatime", "nostrictatime", "diratime", "nodiratime", "symfollow", "nosymfollow",
+    }
+)  # fmt: skip
 _SHM_DEFAULT = "65536k"
 
 
@@ -91,14 +98,23 @@ def volume(destination: str, source: str) -> dict[str, Any]:
     }
 
 
-def image_view(destination: str, directories: Sequence[str]) -> dict[str, Any]:
-    """A read-only view of an image's layers, topmost first."""
+def image_view(mount: Mount, directories: Sequence[str]) -> dict[str, Any]:
+    """A read-only view of an image's layers, topmost first, or of one place in them.
+
+    Raises:
+        InvalidArgument: the mount asks for what an image cannot be.
+    """
+    destination = mount.container_path
+    if mount.propagation != "private":
+        raise InvalidArgument("mount image", mount.image, "its propagation can only be private")
+    options = checked_options(mount)
+    hard = [o for o in ("nosuid", "nodev") if o not in options]
     if len(directories) == 1:
         return {
             "destination": clean(destination),
             "type": "bind",
             "source": directories[0],
-            "options": ["bind", "rprivate", "ro", "nosuid", "nodev"],
+            "options": ["bind", "rprivate", "ro", *hard, *options],
         }
     for directory in directories:
         if set(directory) & {":", ",", "\\"}:
@@ -107,7 +123,7 @@ def image_view(destination: str, directories: Sequence[str]) -> dict[str, Any]:
         "destination": clean(destination),
         "type": "overlay",
         "source": "overlay",
-        "options": [f"lowerdir={':'.join(directories)}", "ro", "nosuid", "nodev"],
+        "options": [f"lowerdir={':'.join(directories)}", "ro", *hard, *options],
     }
 
 
@@ -131,7 +147,7 @@ def requested(mount: Mount) -> dict[str, Any]:
     if mount.recursive_read_only:
         options.append("rro")
     options.append("ro" if mount.readonly else "rw")
-    options.extend(option for option in mount.options if option not in options)
+    options.extend(checked_options(mount))
     found: dict[str, Any] = {
         "destination": destination,
         "type": "bind",
@@ -141,6 +157,29 @@ def requested(mount: Mount) -> dict[str, Any]:
     if mount.uid_mappings or mount.gid_mappings:
         found["uidMappings"] = id_mappings(mount.uid_mappings)
         found["gidMappings"] = id_mappings(mount.gid_mappings)
+    return found
+
+
+def checked_options(mount: Mount) -> list[str]:
+    """The further options of a mount, each once.
+
+    Raises:
+        InvalidArgument: one of them is none that a mount of its own can have, or undoes another.
+    """
+    found: list[str] = []
+    for option in mount.options:
+        if option not in _OPTIONS:
+            raise InvalidArgument(
+                "mount",
+                mount.container_path,
+                f"option {option!r} cannot be given",
+                hint=f"these can: {', '.join(sorted(_OPTIONS))}",
+            )
+        other = option.removeprefix("no") if option.startswith("no") else f"no{option}"
+        if other in mount.options and other in _OPTIONS:
+            raise InvalidArgument("mount", mount.container_path, f"{option} and {other} exclude each other")
+        if option not in found:
+            found.append(option)
     return found
 
 

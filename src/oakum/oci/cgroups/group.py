@@ -110,6 +110,9 @@ class Cgroup:
                 f"this host has no {write.controller} controller",
                 hint="mount or enable it, or leave the limit out",
             )
+        if tree.version == 2 and write.file.endswith(".limit_in_bytes"):
+            # A hybrid host: huge pages are the one controller that often sits on the v2 tree there.
+            write = write._replace(file=write.file.replace(".limit_in_bytes", ".max"))
         path = f"{self.directory(tree)}/{write.file}"
         try:
             _write(path, write.value)

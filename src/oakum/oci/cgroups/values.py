@@ -83,7 +83,7 @@ def plan_v2(resources: LinuxResources) -> list[Write]:
         writes.append(Write("pids", "pids.max", limit_text(limit)))
     writes += _io_v2(resources.get("blockIO") or {})
     for page in resources.get("hugepageLimits") or []:
-        writes.append(Write("hugetlb", f"hugetlb.{page['pageSize']}.max", str(page["limit"])))
+        writes.append(Write("hugetlb", f"hugetlb.{page['pageSize']}.max", str(page["limit"]), optional=True))
     for key, value in (resources.get("unified") or {}).items():
         if "/" in key or "." not in key:
             raise InvalidArgument("set cgroup value", repr(key), "not the name of a cgroup v2 file")
@@ -163,7 +163,9 @@ def plan_v1(resources: LinuxResources) -> list[Write]:
         writes.append(Write("pids", "pids.max", limit_text(limit)))
     writes += _blkio_v1(resources.get("blockIO") or {})
     for page in resources.get("hugepageLimits") or []:
-        writes.append(Write("hugetlb", f"hugetlb.{page['pageSize']}.limit_in_bytes", str(page["limit"])))
+        # Optional: a kubelet always sends these, also 0, and whether the host has the controller.
+        file = f"hugetlb.{page['pageSize']}.limit_in_bytes"
+        writes.append(Write("hugetlb", file, str(page["limit"]), optional=True))
     writes += device_writes_v1(resources.get("devices") or [])
     return writes
 

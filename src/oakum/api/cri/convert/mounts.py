@@ -23,6 +23,8 @@ def read_mount(message: pb.Mount, field: str) -> Mount:
         raise refusal(f"{field}.host_path", "an image is given too", hint="give one of them")
     if not image:
         absolute_path(f"{field}.host_path", message.host_path)
+    elif not message.readonly:
+        raise refusal(f"{field}.readonly", "an image is mounted read-only", hint="set it")
     if message.image_sub_path and not image:
         raise refusal(f"{field}.image_sub_path", "there is no image")
     propagation = known(f"{field}.propagation", PROPAGATIONS, message.propagation)
@@ -56,7 +58,7 @@ def write_mount(mount: Mount) -> pb.Mount:
         propagation=PROPAGATION_NUMBERS[mount.propagation],
         uidMappings=write_id_mappings(mount.uid_mappings),
         gidMappings=write_id_mappings(mount.gid_mappings),
-        image=pb.ImageSpec(image=mount.image) if mount.image else None,
+        image=pb.ImageSpec(image=mount.image, image_ref=mount.image_id) if mount.image else None,
         image_sub_path=mount.image_sub_path,
         mount_options=mount.options,
     )

@@ -32,7 +32,9 @@ def write_runtime_status(status: RuntimeStatus) -> pb.StatusResponse:
             )
             for h in status.handlers
         ],
-        features=pb.RuntimeFeatures(supplemental_groups_policy=status.supplemental_groups_policy),
+        features=pb.RuntimeFeatures(
+            supplemental_groups_policy=status.supplemental_groups_policy, mount_options=status.mount_options
+        ),
     )
 
 

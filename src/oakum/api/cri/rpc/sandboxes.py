@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox."""
+"""Run, Stop, Remove; status, lists and limits of pod sandboxes."""
 
 # ruff: noqa: N802 - the methods are named as the RPCs are
 
@@ -12,6 +12,7 @@ from oakum.api.cri._proto import cri_pb2 as pb
 from oakum.api.cri.chunks import chunks
 from oakum.api.cri.convert.checks import present
 from oakum.api.cri.convert.containers import write_container_status
+from oakum.api.cri.convert.resources import read_resources
 from oakum.api.cri.convert.runtime import sandbox_info
 from oakum.api.cri.convert.sandboxes import (
     read_sandbox_config,
@@ -77,6 +78,22 @@ class SandboxRpcs(RuntimeRpcs):
         """The sandboxes that match, newest first. Spec: CRI v1 ListPodSandbox."""
         found = await self.calls.quick(self.runtime.list_sandboxes, read_sandbox_filter(request.filter))
         return pb.ListPodSandboxResponse(items=[write_sandbox(s) for s in found])
+
+    async def UpdatePodSandboxResources(
+        self, request: pb.UpdatePodSandboxResourcesRequest, _context: Context
+    ) -> pb.UpdatePodSandboxResourcesResponse:
+        """Note a pod's new limits; what is 0 or empty stays as it is. Spec: CRI v1 UpdatePodSandboxResources."""
+        await self.calls.patient(
+            self.runtime.update_sandbox_resources,
+            present("pod_sandbox_id", request.pod_sandbox_id),
+            overhead=read_resources(request.overhead, "overhead", zero_score_is_said=False)
+            if request.HasField("overhead")
+            else None,
+            resources=read_resources(request.resources, "resources", zero_score_is_said=False)
+            if request.HasField("resources")
+            else None,
+        )
+        return pb.UpdatePodSandboxResourcesResponse()
 
     async def StreamPodSandboxes(
         self, request: pb.StreamPodSandboxesRequest, _context: Context
