@@ -6,13 +6,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from typing import Any
 
 from oakum.model.rootfs import RootfsSource
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.shim.client import (
+from tests.support.patience import eventually
     ContainerRequest,
     Created,
     Exec,
@@ -34,15 +33,6 @@ MOUNTS = [
         "options": ["newinstance", "ptmxmode=0666", "mode=0620"],
     },
 ]
-
-
-def eventually(check: Callable[[], Any], what: str, timeout_s: float = 10.0) -> Any:
-    """Wait until `check` gives something true."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.01)
-    return found
 
 
 class Box:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -18,6 +17,7 @@ from oakum.backend.config import (
     SandboxMetadata,
 )
 from oakum.engine.engine import Engine, Namespace
+from tests.support import patience
 from tests.support.registry import Registry, busybox_layer, make_layer, tar_entry
 
 _numbers = count()
@@ -160,7 +160,4 @@ def together(number_of: int, call: Callable[[int], object]) -> list[object]:
 
 def eventually(check: Callable[[], object], *, within_s: float = 10.0) -> None:
     """Wait until `check` is true."""
-    deadline = time.monotonic() + within_s
-    while not check():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.01)
+    patience.eventually(check, timeout_s=within_s)

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for what a test expects to come; longer where the machine is an emulated one (OAKUM_TESTS_PATIENCE=6)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(check: Callable[[], T], what: str = "it", timeout_s: float = 10.0) -> T:
+    """Wait until `check` gives something true, which is the result; fails after `timeout_s` times the patience."""
+    limit_s = timeout_s * float(os.environ.get("OAKUM_TESTS_PATIENCE", "1"))
+    deadline = time.monotonic() + limit_s
+    while not (found := check()):
+        assert time.monotonic() < deadline, f"not within {limit_s:g} s: {what}"
+        time.sleep(0.01)
+    return found
