@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A shim's life played once in the zygote, before the first shim is forked: containers that run, log and are stopped.
+"""A shim's life played once in the zygote, for the shims forked after it: containers that run, log and are stopped.
 
 A fork shares the zygote's memory until one of them writes to it, and an interpreter writes wherever it goes: inline
 caches that find their types, method caches, dicts and key tables made at first use, free lists. What the play has
-written is shared by every shim; without it an idle shim has 350 KB more of its own, one with a container 500 KB.
+written is shared by every shim; without it an idle shim has 350 KB more of its own.
 
 The play is real but for its containers, which are forks without namespaces, cgroup or root file system. Its files are
 in STATE/rehearsal, which is gone afterwards.
@@ -36,14 +36,18 @@ _TEXT: Final = b"Is this a log which I see before me?\n"
 def rehearse(state: str) -> None:
     """Play; a failure is reported to standard error and makes shims larger, nothing else.
 
-    The caller's name, title, signal handlers and session are those of a shim afterwards.
+    The caller's name, title, SIGCHLD handler and session are those of a shim afterwards.
     """
     directory = os.path.join(state, _NAME)
     own_stderr = os.dup(2)
+    process.handle_signal(signal.SIGCHLD, process.SIGNAL_DEFAULT)
     process.handle_signal(signal.SIGALRM, _too_long)
     signal.setitimer(signal.ITIMER_REAL, _LIMIT_S, 0.1)
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:  # a zygote was killed in its rehearsal
+            pass
         _play(directory)
         _clear(directory)
     except Exception:  # noqa: BLE001 - edge: shims work without

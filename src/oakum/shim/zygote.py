@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The zygote: a small warm interpreter that forks a shim for each sandbox and does nothing else.
 
-It answers "ping", "modules" (what is imported), "hold" (stay while the connection lasts), "quit", and "spawn": it forks at once, and the CHILD answers on
+Once it has been quiet it rehearses (`rehearsal`). It answers "ping", "modules" (what is imported), "hold" (stay while the connection lasts), "quit", and "spawn": it forks at once, and the CHILD answers on
 that connection when the sandbox is ready, so that many spawns run side by side. It ends when it was idle for
 a while and nobody holds it, when its socket is not its own any more, or when newer code asks it to spawn.
 Owns STATE/zygote.sock while it lives; no state beyond that.
@@ -29,6 +29,7 @@ from oakum.shim.starter import LISTENER_FD, LOCK_NAME, SOCKET_NAME, code_version
 
 TITLE: Final = "oakum zygote"
 _LOOK_S: Final = 5.0
+_QUIET_S: Final = 0.2
 _SHIM_SIGNALS: Final = tuple(map(int, (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)))
 
 
@@ -42,23 +43,26 @@ def main(idle_s: float, state: str) -> None:
     process.set_dumpable(False)
     # Read once for all shims, which keeps the pages it touches out of each of them.
     detect_layout()
+    _take_role()
+    directory_fd = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chdir("/")
+    _protect_from_oom_killer()
+    # Nothing here makes cycles worth a pass over all objects, and a pass would copy every shared page.
     gc.disable()
-    rehearse(state)
+    gc.collect()
+    gc.freeze()
+    listener = sockets.adopt(LISTENER_FD)
+    os.set_inheritable(LISTENER_FD, False)  # noqa: FBT003 - the standard library's signature
+    Zygote(listener, state, directory_fd, idle_s).run()
+
+
+def _take_role() -> None:
     process.set_name(TITLE)
     process.set_title(TITLE)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         process.handle_signal(number, process.SIGNAL_DEFAULT)
     # Shims that end are reaped by the kernel; a shim undoes this for itself.
     process.handle_signal(signal.SIGCHLD, process.SIGNAL_IGNORED)
-    directory_fd = os.open(state, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.chdir("/")
-    _protect_from_oom_killer()
-    # Nothing here makes cycles worth a pass over all objects, and a pass would copy every shared page.
-    gc.collect()
-    gc.freeze()
-    listener = sockets.adopt(LISTENER_FD)
-    os.set_inheritable(LISTENER_FD, False)  # noqa: FBT003 - the standard library's signature
-    Zygote(listener, directory_fd, idle_s).run()
 
 
 def _protect_from_oom_killer() -> None:
@@ -73,13 +77,16 @@ def _protect_from_oom_killer() -> None:
 class Zygote:
     """The zygote's loop."""
 
-    def __init__(self, listener: sockets.Socket, directory_fd: int, idle_s: float) -> None:
+    def __init__(self, listener: sockets.Socket, state: str, directory_fd: int, idle_s: float) -> None:
         self._loop = Loop()
+        self._state = state
+        self._rehearsed = False
         self._listener = listener
         self._directory_fd = directory_fd
         self._idle_s = idle_s
         self._connections: set[Connection] = set()
         self._used_s = time.monotonic()
+        self._spawned_s = self._used_s
         self._code = code_version()
         self._inode = self._socket_inode()
 
@@ -88,7 +95,21 @@ class Zygote:
         self._listener.settimeout(0)
         self._loop.watch(self._listener.fileno(), read=self._accept)
         self._loop.later(min(_LOOK_S, self._idle_s), self._look)
+        self._loop.later(_QUIET_S, self._rehearse)
         self._loop.run()
+
+    def _rehearse(self) -> None:
+        """When nobody waits for a shim: it takes some 40 ms, which a command that had to start us should not pay."""
+        if time.monotonic() - self._spawned_s < _QUIET_S:
+            self._loop.later(_QUIET_S, self._rehearse)
+            return
+        if self._socket_inode() != self._inode:  # about to end
+            return
+        rehearse(self._state)
+        _take_role()
+        gc.collect()
+        gc.freeze()
+        self._rehearsed = True
 
     def _accept(self) -> bool:
         try:
@@ -102,7 +123,7 @@ class Zygote:
     def _handle(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
         operation = request.get("op")
         if operation in ("ping", "hold"):
-            connection.answer({"pid": os.getpid()})
+            connection.answer({"pid": os.getpid(), "rehearsed": self._rehearsed})
         elif operation == "modules":
             connection.answer(sorted(sys.modules))
         elif operation == "spawn":
@@ -119,6 +140,7 @@ class Zygote:
             self._retire()
             connection.close()
             return
+        self._spawned_s = time.monotonic()
         sandbox = SandboxRequest.from_dict(request["sandbox"])
         if process.fork() == 0:
             process.run_and_exit(lambda: self._become_shim(connection, sandbox))
