@@ -11,7 +11,6 @@ from typing import Any
 from oakum.model.rootfs import RootfsSource
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.shim.client import (
-from tests.support.patience import eventually
     ContainerRequest,
     Created,
     Exec,
@@ -21,6 +20,7 @@ from tests.support.patience import eventually
     cleanup_directory,
     spawn_shim,
 )
+from tests.support.patience import eventually
 
 NAMESPACES = ("network", "ipc", "uts")
 MOUNTS = [
