@@ -33,6 +33,7 @@ Options of the command line win over the file. Nothing is opened here but the fi
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -168,8 +169,21 @@ def check_config(config: Config, source: str) -> Config:
                 f"cannot listen on {address!r}",
                 hint="CRI is served on unix sockets only: unix:///run/oakum/cri.sock",
             )
+    _check_streaming(config.streaming, source)
     sockets = config.cri_sockets()
     if len(set(sockets)) != len(sockets):
         raise InvalidArgument("check configuration", source, "the same socket is given twice")
     check_namespace(config.cri.namespace)
     return config
+
+
+def _check_streaming(config: StreamsConfig, source: str) -> None:
+    try:
+        ipaddress.ip_address(config.address)
+    except ValueError:
+        cause = f"streaming.address {config.address!r} is not an IP address"
+        raise InvalidArgument("check configuration", source, cause) from None
+    if bool(config.tls_cert) != bool(config.tls_key):
+        raise InvalidArgument(
+            "check configuration", source, "streaming.tls_cert and tls_key: one without the other"
+        )

@@ -1,88 +1,152 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists in pieces: what is streamed is what is listed, however long, and failures have their codes there too."""
+"""Exec, Attach and PortForward over a real socket: a URL for what can be meant, and a refusal for the rest."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
 import grpc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from oakum.api.cri._proto import cri_pb2 as pb
-from oakum.api.cri.chunks import chunks
+from oakum.api.cri.calls import Calls
+from oakum.api.cri.server import cri_server
+from oakum.errors import ResourceExhausted
+from oakum.streaming.requests import AttachRequest, ExecRequest, ForwardRequest, Request, Wanted
 from tests.support.cri import CriClient, MemoryBackend, container_config, failure, pod_config
 
 
+class Recorded:
+    """A streaming server that only gives URLs."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.full = False
+
+    def url(self, request: Request) -> str:
+        if self.full:
+            raise ResourceExhausted("make stream", "", "too many")
+        self.requests.append(request)
+        return f"http://127.0.0.1:1/{len(self.requests)}"
+
+
 @pytest.fixture
-def busy(cri: CriClient) -> list[str]:
-    cri.pull("busybox")
-    pods = [cri.run_pod(pod_config(f"p{n}", labels={"n": str(n % 2)})) for n in range(7)]
-    for pod in pods:
-        cri.start(cri.create(pod, container_config("c", "busybox", labels={"tier": "a"})))
-    return pods
+def streams() -> Recorded:
+    return Recorded()
 
 
-def test_streams_say_what_lists_say(cri: CriClient, busy: list[str]) -> None:
-    even = pb.PodSandboxFilter(label_selector={"n": "0"})
-    sandboxes = [
-        item
-        for part in cri.runtime.StreamPodSandboxes(pb.StreamPodSandboxesRequest(filter=even))
-        for item in part.pod_sandboxes
+@pytest.fixture
+def client(tmp_path_factory: pytest.TempPathFactory, streams: Recorded) -> Iterator[CriClient]:
+    path: Path = tmp_path_factory.mktemp("cri") / "s"
+    ready, loop, done = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+    backend = MemoryBackend()
+
+    async def serve() -> None:
+        calls = Calls(patient_threads=4)
+        server = cri_server(backend, backend, calls, streams)
+        server.add_insecure_port(f"unix://{path}")
+        await server.start()
+        ready.set()
+        await done.wait()
+        await server.stop(0.1)
+        calls.close()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(10)
+    with CriClient(str(path)) as made:
+        yield made
+    loop.call_soon_threadsafe(done.set)
+    thread.join(20)
+    loop.close()
+
+
+@pytest.fixture
+def running(client: CriClient) -> tuple[str, str]:
+    client.pull("busybox")
+    pod = client.run_pod(pod_config("p"))
+    made = client.create(pod, container_config("c", "busybox", "sleep"))
+    client.start(made)
+    return pod, made
+
+
+def test_each_is_answered_with_a_url(client: CriClient, streams: Recorded, running: tuple[str, str]) -> None:
+    pod, made = running
+    runtime = client.runtime
+    exec_request = pb.ExecRequest(container_id=made, cmd=["sh", "-c", "x"], stdin=True, stdout=True, tty=True)
+    assert runtime.Exec(exec_request).url == "http://127.0.0.1:1/1"
+    assert runtime.Attach(pb.AttachRequest(container_id=made, stdout=True, stderr=True)).url.endswith("/2")
+    assert runtime.PortForward(pb.PortForwardRequest(pod_sandbox_id=pod, port=[80, 443])).url.endswith("/3")
+    assert streams.requests == [
+        ExecRequest(made, ("sh", "-c", "x"), Wanted(stdin=True, stdout=True, tty=True)),
+        AttachRequest(made, Wanted(stdout=True, stderr=True)),
+        ForwardRequest(pod, (80, 443)),
     ]
-    assert sandboxes == list(cri.runtime.ListPodSandbox(pb.ListPodSandboxRequest(filter=even)).items)
-    assert len(sandboxes) == 4
-    one = pb.ContainerFilter(pod_sandbox_id=busy[3], state=pb.ContainerStateValue(state=pb.CONTAINER_RUNNING))
-    (part,) = cri.runtime.StreamContainers(pb.StreamContainersRequest(filter=one))
-    assert list(part.containers) == cri.containers(
-        pod_sandbox_id=busy[3], state=pb.ContainerStateValue(state=pb.CONTAINER_RUNNING)
+
+
+def test_what_cannot_be_meant_is_refused_and_the_field_named(
+    client: CriClient, streams: Recorded, running: tuple[str, str]
+) -> None:
+    pod, made = running
+    runtime = client.runtime
+    invalid = [
+        (lambda: runtime.Exec(pb.ExecRequest(cmd=["x"], stdout=True)), "container_id"),
+        (lambda: runtime.Exec(pb.ExecRequest(container_id=made, stdout=True)), "cmd"),
+        (lambda: runtime.Exec(pb.ExecRequest(container_id=made, cmd=["x"])), "stdin, stdout, stderr"),
+        (
+            lambda: runtime.Exec(pb.ExecRequest(container_id=made, cmd=["x"], tty=True, stderr=True)),
+            "stderr",
+        ),
+        (lambda: runtime.Exec(pb.ExecRequest(container_id=made, cmd=["a\0b"], stdout=True)), "cmd"),
+        (lambda: runtime.Attach(pb.AttachRequest(stdout=True)), "container_id"),
+        (lambda: runtime.Attach(pb.AttachRequest(container_id=made)), "stdin, stdout, stderr"),
+        (lambda: runtime.Attach(pb.AttachRequest(container_id=made, tty=True, stderr=True)), "stderr"),
+        (lambda: runtime.PortForward(pb.PortForwardRequest()), "pod_sandbox_id"),
+        (lambda: runtime.PortForward(pb.PortForwardRequest(pod_sandbox_id=pod, port=[80, 0])), "port[1]"),
+        (lambda: runtime.PortForward(pb.PortForwardRequest(pod_sandbox_id=pod, port=[65536])), "port[0]"),
+    ]
+    for call, field in invalid:
+        code, message = failure(call)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT, message
+        assert f"check request field {field}: " in message
+    assert streams.requests == []
+
+
+def test_what_is_not_there_or_does_not_run_is_told_at_once(
+    client: CriClient, streams: Recorded, running: tuple[str, str]
+) -> None:
+    pod, made = running
+    runtime = client.runtime
+    absent = pb.ExecRequest(container_id="absent", cmd=["x"], stdout=True)
+    assert failure(lambda: runtime.Exec(absent))[0] is grpc.StatusCode.NOT_FOUND
+    assert failure(lambda: runtime.PortForward(pb.PortForwardRequest(pod_sandbox_id="absent")))[0] is (
+        grpc.StatusCode.NOT_FOUND
     )
-    (images,) = cri.images.StreamImages(pb.StreamImagesRequest())
-    assert list(images.images) == list(cri.images.ListImages(pb.ListImagesRequest()).images)
-    named = pb.ImageFilter(image=pb.ImageSpec(image="absent"))
-    assert list(cri.images.StreamImages(pb.StreamImagesRequest(filter=named))) == []
+    client.stop(made)
+    client.stop_pod(pod)
+    stopped = pb.ExecRequest(container_id=made, cmd=["x"], stdout=True)
+    code, message = failure(lambda: runtime.Exec(stopped))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "exited, not running" in message
+    attach = pb.AttachRequest(container_id=made, stdout=True)
+    assert failure(lambda: runtime.Attach(attach))[0] is grpc.StatusCode.FAILED_PRECONDITION
+    forward = pb.PortForwardRequest(pod_sandbox_id=pod)
+    assert failure(lambda: runtime.PortForward(forward))[0] is grpc.StatusCode.FAILED_PRECONDITION
+    assert streams.requests == []
 
 
-def test_streams_of_statistics(cri: CriClient, busy: list[str]) -> None:
-    wanted = pb.ContainerStatsFilter(pod_sandbox_id=busy[0], label_selector={"tier": "a"})
-    (part,) = cri.runtime.StreamContainerStats(pb.StreamContainerStatsRequest(filter=wanted))
-    (stats,) = part.container_stats
-    assert stats.cpu.usage_core_nano_seconds.value == 7
-    (pods,) = cri.runtime.StreamPodSandboxStats(pb.StreamPodSandboxStatsRequest())
-    assert [s.attributes.id for s in pods.pod_sandbox_stats] == busy
-    nobody = pb.PodSandboxStatsFilter(id="feed")
-    assert list(cri.runtime.StreamPodSandboxStats(pb.StreamPodSandboxStatsRequest(filter=nobody))) == []
+def test_too_many_unused_urls(client: CriClient, streams: Recorded, running: tuple[str, str]) -> None:
+    streams.full = True
+    attach = pb.AttachRequest(container_id=running[1], stdout=True)
+    assert failure(lambda: client.runtime.Attach(attach))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_what_no_message_could_hold_comes_in_pieces(cri: CriClient, backend: MemoryBackend) -> None:
-    for n in range(3000):
-        backend.pull_image(f"registry.example/{'x' * 9000}/{n}")
-    assert failure(lambda: cri.images.ListImages(pb.ListImagesRequest()))[0] in (
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-    )
-    parts = list(cri.images.StreamImages(pb.StreamImagesRequest()))
-    assert max(part.ByteSize() for part in parts) < 2 << 20
-    names = [image.repo_tags[0] for part in parts for image in part.images]
-    assert names == [image.repo_tags[0] for image in backend.list_images()]
-
-
-def test_a_stream_fails_with_the_code_and_the_field(cri: CriClient) -> None:
-    unknown = pb.ContainerFilter(state=pb.ContainerStateValue(state=77))  # type: ignore[arg-type] - nobody defined it
-    code, message = failure(
-        lambda: list(cri.runtime.StreamContainers(pb.StreamContainersRequest(filter=unknown)))
-    )
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "filter.state" in message
-    nul = pb.StreamImagesRequest(filter=pb.ImageFilter(image=pb.ImageSpec(image="a\0b")))
-    code, message = failure(lambda: list(cri.images.StreamImages(nul)))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "filter.image.image" in message
-
-
-@given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 400), st.integers(1, 9))
-def test_pieces_are_small_and_lose_nothing(sizes: list[int], limit_bytes: int, limit_items: int) -> None:
-    messages = [pb.Image(id="x" * size) for size in sizes]
-    found = list(chunks(messages, limit_bytes=limit_bytes, limit_items=limit_items))
-    assert [m for piece in found for m in piece] == messages
-    for piece in found:
-        assert 1 <= len(piece) <= limit_items
-        assert len(piece) == 1 or sum(m.ByteSize() for m in piece) <= limit_bytes
+def test_a_server_without_streams_says_so(cri: CriClient) -> None:
+    cri.pull("busybox")
+    pod = cri.run_pod(pod_config("p"))
+    code, message = failure(lambda: cri.runtime.PortForward(pb.PortForwardRequest(pod_sandbox_id=pod)))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert "no streaming server" in message

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from oakum.daemon.config import Config, check_config, load_config, with_options
 from oakum.errors import InvalidArgument, NotFound, OakumError
+from oakum.streaming.server import StreamingConfig
 
 WHOLE = """
 root = "/srv/root"
@@ -25,6 +27,12 @@ namespace = "kube"
 socket_mode = "0600"
 socket_user = "1"
 socket_group = "2"
+[streaming]
+address = "::1"
+port = 10010
+tls_cert = "/etc/c.pem"
+tls_key = "/etc/k.pem"
+idle_timeout_s = 60
 """
 
 
@@ -40,11 +48,20 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert (config.log.level, config.log.format) == ("debug", "json")
     assert config.cri_sockets() == ("/srv/a.sock", "/srv/b.sock")
     assert (config.cri.namespace, config.cri.socket_mode) == ("kube", "0600")
+    assert StreamingConfig(**structs.asdict(config.streaming)) == (
+        "::1",
+        10010,
+        "/etc/c.pem",
+        "/etc/k.pem",
+        60.0,
+    )
 
 
 def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, ""))
     assert config == Config()
+    # the server's own defaults and those of the file are the same
+    assert StreamingConfig(**structs.asdict(config.streaming)) == StreamingConfig()
     assert config.cri_sockets() == ("/run/oakum/cri.sock",)
 
 
@@ -72,6 +89,11 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ("[cri]\nsocket_mode = '9'", "socket_mode"),
         ("[cri]\nsocket_mode = 660", "socket_mode"),
         ("drain_s = -1", "drain_s"),
+        ("[streaming]\nport = 65536", "streaming.port"),
+        ("[streaming]\nidle_timeout_s = -1", "idle_timeout_s"),
+        ("[streaming]\ntls = true", "tls"),
+        ("[streaming]\naddress = 'localhost'", "localhost"),
+        ("[streaming]\ntls_cert = '/x'", "tls_key"),
         ("root = 'relative'", "root"),
         ("state = ''", "state"),
         ("[cri]\nnamespace = 'K8S'", "K8S"),
