@@ -15,6 +15,7 @@ import grpc.aio
 from oakum.api.cri._proto import cri_pb2_grpc
 from oakum.api.cri.calls import Calls
 from oakum.api.cri.interceptor import Edge
+from oakum.api.cri.rpc.checkpoints import CheckpointRpcs
 from oakum.api.cri.rpc.containers import ContainerRpcs
 from oakum.api.cri.rpc.events import EventRpcs
 from oakum.api.cri.rpc.exec import ExecRpcs
@@ -47,7 +48,15 @@ _OPTIONS = [
 
 
 class RuntimeService(
-    RuntimeInfoRpcs, SandboxRpcs, ContainerRpcs, ExecRpcs, StatsRpcs, EventRpcs, MetricRpcs, StreamRpcs
+    RuntimeInfoRpcs,
+    SandboxRpcs,
+    ContainerRpcs,
+    ExecRpcs,
+    StatsRpcs,
+    EventRpcs,
+    MetricRpcs,
+    CheckpointRpcs,
+    StreamRpcs,
 ):
     """RuntimeService out of its groups."""
 
