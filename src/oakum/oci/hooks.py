@@ -30,19 +30,20 @@ def run_hooks(kind: str, hooks: Sequence[Hook], state: bytes) -> None:
         SystemFailure: one could not be executed, failed or took too long; those after it do not run.
     """
     for index, hook in enumerate(hooks):
-        _run(f"{kind} hook #{index} {hook['path']}", hook, state)
+        _run(f"{kind} hook #{index} {hook.get('path')}", hook, state)
 
 
 def _run(subject: str, hook: Hook, state: bytes) -> None:
     stdin_read, stdin_write = (Fd(n) for n in os.pipe2(os.O_CLOEXEC))
     output_read, output_write = (Fd(n) for n in os.pipe2(os.O_CLOEXEC))
+    path = hook.get("path", "")
     env = dict(entry.split("=", 1) for entry in hook.get("env") or () if "=" in entry)
     with stdin_write, output_read:
         try:
             with stdin_read, output_write:
                 pid = os.posix_spawn(
-                    hook["path"],
-                    hook.get("args") or [hook["path"]],
+                    path,
+                    hook.get("args") or [path],
                     env,
                     file_actions=[
                         (os.POSIX_SPAWN_DUP2, stdin_read.fileno(), 0),

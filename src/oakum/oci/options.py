@@ -69,6 +69,14 @@ class MountOptions(NamedTuple):
         return bool((self.set_flags | self.recursive_set) & m.ATTR_RDONLY)
 
 
+def known_options() -> list[str]:
+    """Every option that is understood here and not handed to the file system, sorted."""
+    plain = {*_SET, *_CLEAR, *_ATIME}
+    recursive = {f"r{name}" for name in (*plain, *_PROPAGATION)}
+    others = {"bind", "rbind", "idmap", "ridmap", "tmpcopyup"}
+    return sorted(plain | recursive | set(_PROPAGATION) | others | (_IGNORED - {""}))
+
+
 def parse_options(options: list[str]) -> MountOptions:
     """Sort `options`; later ones override earlier ones, as mount(8) does."""
     result = MountOptions()

@@ -6,11 +6,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from oakum.cli.oci.arguments import Option, Parsed, Usage, parse
-from oakum.cli.oci.log import JSON, TEXT, Log
+from oakum.cli.oci.log import JSON, TEXT, Caller
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure, Unimplemented
+
+if TYPE_CHECKING:
+    from oakum.oci.runtime.container import Container
 
 _DEFAULT_ROOT: Final = "/run/oakum/oci"
 _EXEC_FAILED: Final = 255
@@ -43,7 +46,7 @@ class Call(NamedTuple):
     """One command line, taken apart."""
 
     root: str
-    log: Log
+    caller: Caller
     arguments: Parsed
     globals: Parsed
 
@@ -71,25 +74,25 @@ def dispatch(arguments: list[str], *, sealed: bool) -> int:
     try:
         given = parse(arguments, _GLOBAL, stop_at_word=True)
     except Usage as wrong:
-        return _usage_error(wrong, Log())
+        return _usage_error(wrong, Caller())
     if given.flag("version"):
         sys.stdout.write(_version())
         return 0
     if given.flag("help") or not given.words or given.words[0] in ("help", "h"):
         sys.stdout.write(_overview())
         return 0
-    log = Log(given.text("log"), given.text("log-format") or TEXT, debug=given.flag("debug"))
+    caller = Caller(given.text("log"), given.text("log-format") or TEXT, debug=given.flag("debug"))
     if (given.text("log-format") or TEXT) not in (TEXT, JSON):
-        Log().error(f"unknown log-format {given.text('log-format')!r}")
+        Caller().error(f"unknown log-format {given.text('log-format')!r}")
         return 1
     command = COMMANDS.get(given.words[0])
     if command is None:
-        log.error(f"No help topic for '{given.words[0]}'")
+        caller.error(f"No help topic for '{given.words[0]}'")
         return _NO_SUCH_COMMAND
-    return _run(given.words[0], command, given, log, sealed=sealed)
+    return _run(given.words[0], command, given, caller, sealed=sealed)
 
 
-def _run(name: str, command: Command, given: Parsed, log: Log, *, sealed: bool) -> int:
+def _run(name: str, command: Command, given: Parsed, caller: Caller, *, sealed: bool) -> int:
     try:
         parsed = parse(given.words[1:], (*command.options, _HELP), stop_at_word=command.stop_at_word)
         if parsed.flag("help"):
@@ -100,17 +103,17 @@ def _run(name: str, command: Command, given: Parsed, log: Log, *, sealed: bool) 
             raise Usage(_wrong_count(name, command))
     except Usage as wrong:
         sys.stdout.write(_help(name, command))
-        return _usage_error(wrong, log)
-    call = Call(given.text("root") or _default_root(), log, parsed, given)
+        return _usage_error(wrong, caller)
+    call = Call(given.text("root") or _default_root(), caller, parsed, given)
     try:
         _guard(name, parsed, sealed=sealed)
         return command.act(call)
     except OakumError as failure:
-        log.error(_words(name, failure))
+        caller.error(_words(name, failure))
     except OSError as failure:
-        log.error(_words(name, SystemFailure.from_os_error(failure, "call the system")))
-    except Exception as failure:  # noqa: BLE001 - the edge of the process: a bug is said where the caller reads
-        log.error(f"oakum {name} failed: unexpected {type(failure).__name__}: {failure}")
+        caller.error(_words(name, SystemFailure.from_os_error(failure, "call the system")))
+    except Exception as failure:
+        caller.error(f"oakum {name} failed: unexpected {type(failure).__name__}: {failure}")
         if given.flag("debug"):
             raise
     return command.failed
@@ -123,9 +126,14 @@ def _words(name: str, failure: OakumError) -> str:
     text = str(failure)
     if isinstance(failure, CommandNotRunnable):
         text = f"unable to start container process: {failure.brief}"
-    elif isinstance(failure, FailedPrecondition) and failure.operation in ("use container", "signal container"):
+    elif isinstance(failure, FailedPrecondition) and failure.operation in (
+        "use container",
+        "signal container",
+    ):
         text = failure.cause
-    prefix = {"exec": "exec failed: ", "create": "oakum create failed: ", "run": "oakum run failed: "}.get(name, "")
+    prefix = {"exec": "exec failed: ", "create": "oakum create failed: ", "run": "oakum run failed: "}.get(
+        name, ""
+    )
     return (prefix + text).replace("\n", " ")
 
 
@@ -194,7 +202,7 @@ def _create(call: Call) -> int:
 
     created = create(call.root, call.container_id, _create_options(call))
     for warning in created.warnings:
-        call.log.warning(warning)
+        call.caller.warning(warning)
     return 0
 
 
@@ -207,13 +215,12 @@ def _start(call: Call) -> int:
     return 0
 
 
-def _poststart(call: Call, container: Any) -> None:
-    hooks = container.directory.load_spec().get("hooks") or {}
-    if hooks.get("poststart"):
+def _poststart(call: Call, container: Container) -> None:
+    if container.hooks("poststart"):
         from oakum.oci.runtime.create import run_poststart
 
         for warning in run_poststart(container):
-            call.log.warning(warning)
+            call.caller.warning(warning)
 
 
 def _run_container(call: Call) -> int:
@@ -229,7 +236,7 @@ def _run_container(call: Call) -> int:
     created = create(call.root, call.container_id, _create_options(call, detach=detach, waits=False))
     container, process = created.container, created.process
     for warning in created.warnings:
-        call.log.warning(warning)
+        call.caller.warning(warning)
     try:
         process.start()
         process.wait_status()
@@ -246,7 +253,7 @@ def _run_container(call: Call) -> int:
     code = stay(process, signals, created.console)
     if not call.arguments.flag("keep"):
         for warning in delete(call.root, call.container_id, force=True):
-            call.log.warning(warning)
+            call.caller.warning(warning)
     return code
 
 
@@ -261,7 +268,7 @@ def _exec(call: Call) -> int:
         signals = Signals()
     executed = execute(call.root, call.container_id, options)
     for warning in executed.warnings:
-        call.log.warning(warning)
+        call.caller.warning(warning)
     if signals is None:
         return 0
     from oakum.oci.runtime.foreground import stay
@@ -281,7 +288,11 @@ def _exec_options(call: Call) -> Any:
     else:
         process["args"] = a.words[1:]
         process["terminal"] = a.flag("tty")
-        for option, member in (("cwd", "cwd"), ("process-label", "selinuxLabel"), ("apparmor", "apparmorProfile")):
+        for option, member in (
+            ("cwd", "cwd"),
+            ("process-label", "selinuxLabel"),
+            ("apparmor", "apparmorProfile"),
+        ):
             if value := a.text(option):
                 process[member] = value
         if "no-new-privs" in a.options:
@@ -289,7 +300,9 @@ def _exec_options(call: Call) -> Any:
         if user := a.text("user"):
             process["user"] = _user(user)
         if groups := a.texts("additional-gids"):
-            process.setdefault("user", {})["additionalGids"] = [_number("--additional-gids", g) for g in groups]
+            process.setdefault("user", {})["additionalGids"] = [
+                _number("--additional-gids", g) for g in groups
+            ]
     return ExecOptions(
         process=process,
         whole=bool(a.text("process")),
@@ -363,7 +376,7 @@ def _delete(call: Call) -> int:
     from oakum.oci.runtime.container import delete
 
     for warning in delete(call.root, call.container_id, force=call.arguments.flag("force")):
-        call.log.warning(warning)
+        call.caller.warning(warning)
     return 0
 
 
@@ -384,13 +397,17 @@ def _resume(call: Call) -> int:
 def _list(call: Call) -> int:
     from oakum.cli.oci.listing import write_list
 
-    return write_list(call.root, call.arguments.text("format") or "table", call.log, quiet=call.arguments.flag("quiet"))
+    return write_list(
+        call.root, call.arguments.text("format") or "table", call.caller, quiet=call.arguments.flag("quiet")
+    )
 
 
 def _ps(call: Call) -> int:
     from oakum.cli.oci.listing import write_processes
 
-    return write_processes(call.root, call.container_id, call.arguments.text("format") or "table", call.arguments.words[1:])
+    return write_processes(
+        call.root, call.container_id, call.arguments.text("format") or "table", call.arguments.words[1:]
+    )
 
 
 def _update(call: Call) -> int:
@@ -400,7 +417,7 @@ def _update(call: Call) -> int:
     container = Container.find(call.root, call.container_id)
     path = call.arguments.text("resources")
     for warning in container.update(resources_of(call.arguments, _read_json(path) if path else None)):
-        call.log.warning(warning)
+        call.caller.warning(warning)
     return 0
 
 
@@ -408,7 +425,9 @@ def _events(call: Call) -> int:
     from oakum.cli.oci.events import write_events
 
     a = call.arguments
-    return write_events(call.root, call.container_id, interval=a.text("interval") or "5s", once=a.flag("stats"))
+    return write_events(
+        call.root, call.container_id, interval=a.text("interval") or "5s", once=a.flag("stats")
+    )
 
 
 def _spec(call: Call) -> int:
@@ -420,9 +439,10 @@ def _spec(call: Call) -> int:
 def _features(call: Call) -> int:  # noqa: ARG001 - every command has this shape
     import json
 
+    from oakum.cli.oci.filters import seccomp_features
     from oakum.oci.runtime.features import features
 
-    sys.stdout.write(json.dumps(features(), indent=4) + "\n")
+    sys.stdout.write(json.dumps(features(seccomp_features()), indent=4) + "\n")
     return 0
 
 
@@ -544,8 +564,8 @@ COMMANDS: Final[dict[str, Command]] = {
 # -- help ----------------------------------------------------------------------------------------------------------
 
 
-def _usage_error(wrong: Usage, log: Log) -> int:
-    log.error(str(wrong))
+def _usage_error(wrong: Usage, caller: Caller) -> int:
+    caller.error(str(wrong))
     return 1
 
 

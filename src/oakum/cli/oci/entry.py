@@ -68,7 +68,7 @@ def _open_stdio() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
-            os.set_inheritable(number, True)  # noqa: FBT003 - the standard library's signature
+            os.set_inheritable(number, True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import os
 from typing import Any, Final
 
 from oakum.engine.seccomp.compiler import compile_profile
-from oakum.engine.seccomp.profile import parse
+from oakum.engine.seccomp.profile import ACTIONS, MACHINE_ARCH, OPERATORS, parse
 from oakum.errors import InvalidArgument, Unimplemented
 from oakum.oci.spec import Spec
 
@@ -20,13 +20,26 @@ FLAGS: Final = {
 }
 
 
+def seccomp_features() -> dict[str, Any]:
+    """What `compile_filter` can do, for the features document. Spec: features-linux.md "Seccomp"."""
+    return {
+        "enabled": True,
+        "actions": sorted(ACTIONS),
+        "operators": sorted(OPERATORS),
+        "archs": sorted(MACHINE_ARCH.values()),
+        "knownFlags": sorted(FLAGS),
+        "supportedFlags": sorted(FLAGS),
+    }
+
+
 def compile_filter(seccomp: dict[str, Any], spec: Spec) -> tuple[bytes, int]:
     """The program and its load flags. Raises InvalidArgument, Unimplemented."""
     subject = "$.linux.seccomp"
     if seccomp.get("listenerPath"):
         raise Unimplemented("compile seccomp profile", f"{subject}.listenerPath", "no notify listeners yet")
     flags = 0
-    for name in seccomp.get("flags") or []:
+    names: list[str] = seccomp.get("flags") or []
+    for name in names:
         if name not in FLAGS:
             raise InvalidArgument("compile seccomp profile", f"{subject}.flags", f"{name!r} is not known")
         flags |= FLAGS[name]

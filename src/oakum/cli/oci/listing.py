@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Final
 
-from oakum.cli.oci.log import Log
+from oakum.cli.oci.log import Caller
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError
 from oakum.oci.runtime.container import Container, containers, owner_name
 
@@ -17,14 +17,14 @@ _LEAST_WIDTH: Final = 12
 _GAP: Final = 3
 
 
-def write_list(root: str, form: str, log: Log, *, quiet: bool) -> int:
+def write_list(root: str, form: str, caller: Caller, *, quiet: bool) -> int:
     """Write all containers. Raises OakumError."""
     if form not in ("table", "json"):
         raise InvalidArgument("list containers", f"--format {form}", "neither table nor json")
     states: list[dict[str, object]] = []
     for container in containers(root):
         if isinstance(container, OakumError):
-            log.warning(f"load container: {container}")
+            caller.warning(f"load container: {container}")
             continue
         states.append({**container.state(), "owner": owner_name(container.record.owner_uid)})
     if quiet:
@@ -40,7 +40,9 @@ def write_list(root: str, form: str, log: Log, *, quiet: bool) -> int:
 def table(rows: list[tuple[str, ...]]) -> str:
     """Columns of at least 12 characters with 3 between; the last one is not filled up. Pure."""
     widths = [max(_LEAST_WIDTH, *(len(row[i]) + _GAP for row in rows)) for i in range(len(rows[0]) - 1)]
-    lines = ("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + row[-1] for row in rows)
+    lines = (
+        "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + row[-1] for row in rows
+    )
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -76,7 +78,12 @@ def _ps(arguments: list[str]) -> str:
     import subprocess  # this command only
 
     done = subprocess.run(
-        ["ps", *arguments], check=False, capture_output=True, text=True, errors="replace", env=dict(os.environ)
+        ["ps", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env=dict(os.environ),
     )
     if done.returncode:
         raise InvalidArgument("list processes", f"ps {' '.join(arguments)}", done.stderr.strip())

@@ -13,8 +13,8 @@ TEXT: Final = "text"
 JSON: Final = "json"
 
 
-class Log:
-    """Where messages go: the file of `--log` (appended), else standard error, as text or as JSON."""
+class Caller:
+    """Who called us, and hears by the file of `--log` (appended), else standard error, as text or as JSON."""
 
     def __init__(self, path: str = "", form: str = TEXT, *, debug: bool = False) -> None:
         self._path = path

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from oakum.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OakumError, SystemFailure
 from oakum.linux.fd import Fd
@@ -19,7 +19,7 @@ from oakum.oci.cgroups.group import Cgroup
 from oakum.oci.cgroups.layout import detect_layout
 from oakum.oci.gate import close_gate, is_waiting, open_gate
 from oakum.oci.runtime.state import Directory, Record, list_ids, start_ticks
-from oakum.oci.spec import LinuxResources
+from oakum.oci.spec import Hook, LinuxResources
 
 OCI_VERSION: Final = "1.2.0"
 _KILL_TIMEOUT_S: Final = 10.0
@@ -93,6 +93,14 @@ class Container:
         if status not in allowed:
             raise FailedPrecondition("use container", self.id, cause)
         return status
+
+    def hooks(self, kind: str) -> list[Hook]:
+        """The spec's hooks of one kind; none where no spec was kept yet."""
+        try:
+            hooks = self.directory.load_spec().get("hooks") or {}
+        except DataLoss:
+            return []
+        return hooks.get(kind) or []  # pyright: ignore[reportUnknownVariableType,reportReturnType] - one of the members
 
     # -- what is done to it -------------------------------------------------------------------------------------
 
@@ -177,13 +185,22 @@ class Container:
             self.require("created", "running", "paused")
             warnings = self.cgroup.apply(resources)
             spec = self.directory.load_spec()
-            kept: dict[str, Any] = dict(spec.setdefault("linux", {}).setdefault("resources", {}))
-            for kind, values in resources.items():
-                old = kept.get(kind)
-                kept[kind] = {**old, **values} if isinstance(old, dict) and isinstance(values, dict) else values
-            spec["linux"]["resources"] = kept  # pyright: ignore[reportGeneralTypeIssues] - the same members, merged
+            linux = spec.setdefault("linux", {})
+            linux["resources"] = _merged(linux.get("resources") or {}, resources)
             self.directory.save_spec(spec)
         return warnings
+
+
+def _merged(old: LinuxResources, new: LinuxResources) -> LinuxResources:
+    """`old` with the members of `new`, group by group; device rules and lists are replaced."""
+    kept: dict[str, Any] = dict(old)
+    for kind, values in new.items():
+        before = kept.get(kind)
+        if isinstance(before, dict) and isinstance(values, dict):
+            kept[kind] = {**before, **values}
+        else:
+            kept[kind] = values
+    return cast("LinuxResources", kept)
 
 
 def delete(root: str, container_id: str, *, force: bool = False) -> list[str]:
@@ -215,7 +232,9 @@ def delete(root: str, container_id: str, *, force: bool = False) -> list[str]:
         if status != "stopped":
             if not force:
                 raise FailedPrecondition(
-                    "delete container", container_id, f"cannot delete container {container_id} that is not stopped: {status}"
+                    "delete container",
+                    container_id,
+                    f"cannot delete container {container_id} that is not stopped: {status}",
                 )
             _end(container)
         return destroy(container)
@@ -238,8 +257,7 @@ def destroy(container: Container) -> list[str]:
         container.cgroup.remove()
     close_gate(container.directory.path)
     warnings: list[str] = []
-    hooks = _poststop(container)
-    if hooks:
+    if hooks := container.hooks("poststop"):
         # few containers have hooks
         import json
 
@@ -253,13 +271,6 @@ def destroy(container: Container) -> list[str]:
                 warnings.append(failure.brief)  # the specification: warn, and go on
     container.directory.remove()
     return warnings
-
-
-def _poststop(container: Container) -> list[Any]:
-    try:
-        return (container.directory.load_spec().get("hooks") or {}).get("poststop") or []
-    except DataLoss:
-        return []  # killed before the spec was kept: no hook has run
 
 
 def containers(root: str) -> Iterator[Container | OakumError]:

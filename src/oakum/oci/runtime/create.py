@@ -20,12 +20,15 @@ from oakum.oci.container import ContainerProcess, CreateRequest, Status
 from oakum.oci.container import create as clone_container
 from oakum.oci.gate import Gate
 from oakum.oci.hooks import run_hooks
+from oakum.oci.plan import DEFAULT_DEVICES
 from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy
 from oakum.oci.runtime.state import Directory, Record, start_ticks
 from oakum.oci.spec import Spec, parse
 
 _CONFIG_LIMIT_BYTES: Final = 16 << 20
 _CREATE_TIMEOUT_S: Final = 120.0
+_PTMX: Final = (5, 2)
+_TERMINALS: Final = (136, -1)  # all of /dev/pts
 
 # linux.seccomp of the spec → the program and the flags to load it with; compiling needs more than this package may import.
 CompileFilter = Callable[[dict[str, Any], Spec], tuple[bytes, int]]
@@ -65,7 +68,10 @@ def load_config(bundle: str) -> Spec:
             text = file.read(_CONFIG_LIMIT_BYTES + 1)
     except FileNotFoundError as failure:
         raise InvalidArgument(
-            "read OCI spec", path, "JSON specification file config.json not found", hint="try `oakum oci spec`"
+            "read OCI spec",
+            path,
+            "JSON specification file config.json not found",
+            hint="try `oakum oci spec`",
         ) from failure
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, "read", path) from failure
@@ -90,6 +96,7 @@ def create(root: str, container_id: str, options: CreateOptions) -> Created:
     wanted = linux.get("cgroupsPath") or f"/{container_id}"
     _check_cgroup_path(wanted, options)
     linux["cgroupsPath"] = wanted = normalise_path(wanted)
+    _allow_default_devices(spec)
     program, flags = _filter(spec, options)
     record = Record(
         id=container_id,
@@ -171,14 +178,23 @@ def _run_hooks(container: Container, spec: Spec, child: ContainerProcess) -> Sta
 
 def run_poststart(container: Container) -> list[str]:
     """Run the hooks for after the start; returns what failed, which the specification only wants said."""
-    hooks = (container.directory.load_spec().get("hooks") or {}).get("poststart") or []
     warnings: list[str] = []
-    for hook in hooks:
+    for hook in container.hooks("poststart"):
         try:
             run_hooks("poststart", [hook], json.dumps(container.state("running")).encode())
         except OakumError as failure:
             warnings.append(failure.brief)
     return warnings
+
+
+def _allow_default_devices(spec: Spec) -> None:
+    """The devices that every container has are usable whatever the rules say. Spec: config-linux.md "Default Devices"."""
+    rules = ((spec.get("linux") or {}).get("resources") or {}).get("devices")
+    if rules:
+        rules += [{"allow": True, "type": kind, "access": "m"} for kind in ("c", "b")]
+        numbers = [(device.get("major", 0), device.get("minor", 0)) for device in DEFAULT_DEVICES]
+        for major, minor in (*numbers, _PTMX, _TERMINALS):
+            rules.append({"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"})
 
 
 def _filter(spec: Spec, options: CreateOptions) -> tuple[bytes, int]:
@@ -189,11 +205,15 @@ def _filter(spec: Spec, options: CreateOptions) -> tuple[bytes, int]:
 def _check_console(terminal: bool, options: CreateOptions) -> None:  # noqa: FBT001 - said by its name
     if terminal and options.detach and not options.console_socket:
         raise InvalidArgument(
-            "create container", "process.terminal", "cannot allocate tty if oakum will detach without setting console socket"
+            "create container",
+            "process.terminal",
+            "cannot allocate tty if oakum will detach without setting console socket",
         )
     if options.console_socket and not (terminal and options.detach):
         raise InvalidArgument(
-            "create container", "--console-socket", "cannot use console socket if oakum will not detach or allocate tty"
+            "create container",
+            "--console-socket",
+            "cannot use console socket if oakum will not detach or allocate tty",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, cast
 
-from oakum.errors import CommandNotRunnable, FailedPrecondition, InvalidArgument, OakumError
+from oakum.errors import FailedPrecondition, InvalidArgument
 from oakum.linux.fd import Fd
 from oakum.oci.container import ContainerProcess, ExecRequest, spawn_exec
 from oakum.oci.runtime.container import Container
@@ -57,11 +57,15 @@ def execute(root: str, container_id: str, options: ExecOptions) -> Executed:
     terminal = process.get("terminal") or False
     if terminal and options.detach and not options.console_socket:
         raise InvalidArgument(
-            "exec in container", container.id, "cannot allocate tty if oakum will detach without setting console socket"
+            "exec in container",
+            container.id,
+            "cannot allocate tty if oakum will detach without setting console socket",
         )
     if options.console_socket and not (terminal and options.detach):
         raise InvalidArgument(
-            "exec in container", container.id, "cannot use console socket if oakum will not detach or allocate tty"
+            "exec in container",
+            container.id,
+            "cannot use console socket if oakum will not detach or allocate tty",
         )
     child = spawn_exec(
         ExecRequest(
@@ -100,10 +104,10 @@ def _process(container: Container, options: ExecOptions) -> Process:
     if options.whole:
         return parse_process(options.process)
     own = cast("dict[str, Any]", container.directory.load_spec().get("process") or {})
-    merged = {**own, "terminal": False, **options.process}
+    merged: dict[str, Any] = {**own, "terminal": False, **options.process}
     merged["env"] = [*(merged.get("env") or []), *options.env]
     if options.capabilities:
-        sets = dict(merged.get("capabilities") or {})
+        sets: dict[str, list[str]] = dict(merged.get("capabilities") or {})
         for kind in ("bounding", "effective", "permitted"):
             # Not inheritable: a program with file capabilities would get them then (CVE-2022-29162).
             sets[kind] = [*(sets.get(kind) or []), *options.capabilities]
@@ -118,10 +122,3 @@ def _sub_cgroup(container: Container, text: str) -> str:
     if ".." in text.split("/"):
         raise InvalidArgument("exec in container", "--cgroup", f"{text!r} has '..' in it")
     return f"{container.record.cgroup_path}/{text.strip('/')}"
-
-
-def failure_text(failure: OakumError) -> str:
-    """How callers of such runtimes know a failed start: they look for these words."""
-    if isinstance(failure, CommandNotRunnable):
-        return f"unable to start container process: {failure.brief}"
-    return str(failure)

@@ -25,7 +25,12 @@ class Signals:
     def __init__(self) -> None:
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._read, self._write = Fd(read_fd), Fd(write_fd)
-        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE}:
+        for number in signal.valid_signals() - {
+            signal.SIGKILL,
+            signal.SIGSTOP,
+            signal.SIGCHLD,
+            signal.SIGPIPE,
+        }:
             try:
                 signal.signal(number, _note)
             except OSError:  # the C library keeps 32 and 33

@@ -78,7 +78,9 @@ class Directory:
     def lock(self, *, shared: bool = False) -> Fd:
         """Wait until nobody else changes the container; closing the result lets go. Raises NotFound."""
         try:
-            fd = Fd(os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            fd = Fd(
+                os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            )
         except (FileNotFoundError, NotADirectoryError) as failure:
             raise self._missing() from failure
         fcntl.flock(fd.fileno(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX)

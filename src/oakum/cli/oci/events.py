@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`oakum oci events`: statistics and out-of-memory events, a JSON object a line, in the shape that runc's have."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any, Final
+
+from oakum.errors import FailedPrecondition, InvalidArgument
+from oakum.oci.cgroups.layout import detect_layout
+from oakum.oci.cgroups.stats import CgroupStats, PressurePair, read_stats
+from oakum.oci.runtime.container import Container
+
+_UNITS_S: Final = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LOOK_S: Final = 0.1
+
+
+def write_events(root: str, container_id: str, *, interval: str, once: bool) -> int:
+    """Write events until the container ends, or its statistics once. Raises FailedPrecondition, InvalidArgument."""
+    interval_s = duration_s(interval)
+    container = Container.find(root, container_id)
+    if container.status() == "stopped":
+        raise FailedPrecondition(
+            "use container", container_id, f"container with id {container_id} is not running"
+        )
+    kills = container.cgroup.oom_kills()
+    due_s = time.monotonic() + (0 if once else interval_s)
+    while True:
+        if time.monotonic() >= due_s:
+            _write(container, "stats", stats_data(read_stats(detect_layout(), container.record.cgroup_path)))
+            due_s += interval_s
+        if once or not container.alive():
+            return 0
+        now = container.cgroup.oom_kills()
+        if now > kills:
+            _write(container, "oom", None)
+        kills = now
+        time.sleep(min(_LOOK_S, max(0.0, due_s - time.monotonic())))
+
+
+def _write(container: Container, kind: str, data: dict[str, Any] | None) -> None:
+    event: dict[str, Any] = {"type": kind, "id": container.id}
+    if data is not None:
+        event["data"] = data
+    sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def duration_s(text: str) -> float:
+    """Seconds of "5s", "500ms", "1m". Raises InvalidArgument unless it is above zero."""
+    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = _UNITS_S.get(text[len(digits) :])
+    try:
+        value = float(digits) * (unit or 0)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise InvalidArgument("read command line", f"--interval {text!r}", "not a duration above zero, as 5s")
+    return value
+
+
+def stats_data(s: CgroupStats) -> dict[str, Any]:
+    """The statistics as callers of runc know them; what the host does not count is 0 or left out. Pure."""
+    data: dict[str, Any] = {
+        "cpu": {
+            "usage": {
+                "total": s.cpu_usage_ns or 0,
+                "kernel": s.cpu_system_ns or 0,
+                "user": s.cpu_user_ns or 0,
+            },
+            "throttling": {
+                "periods": s.cpu_periods or 0,
+                "throttledPeriods": s.cpu_throttled_periods or 0,
+                "throttledTime": s.cpu_throttled_ns or 0,
+            },
+        },
+        "cpuset": {},
+        "memory": {
+            "cache": s.memory_cache_bytes or 0,
+            "usage": _usage(s.memory_usage_bytes, s.memory_limit_bytes, s.memory_peak_bytes),
+            "swap": _usage(s.swap_usage_bytes, s.swap_limit_bytes, None),
+        },
+        "pids": {"current": s.pids or 0, **({"limit": s.pids_limit} if s.pids_limit else {})},
+        "blkio": {},
+        "hugetlb": {},
+        "intel_rdt": {},
+        "network_interfaces": None,
+    }
+    for kind, pair in (("cpu", s.cpu_pressure), ("memory", s.memory_pressure), ("blkio", s.io_pressure)):
+        if pair is not None:
+            data[kind]["psi"] = _pressure(pair)
+    return data
+
+
+def _usage(usage: int | None, limit: int | None, peak: int | None) -> dict[str, int]:
+    shown: dict[str, int] = {"limit": limit if limit is not None else (1 << 64) - 1, "usage": usage or 0}
+    if peak is not None:
+        shown["max"] = peak
+    return {**shown, "failcnt": 0}
+
+
+def _pressure(pair: PressurePair) -> dict[str, dict[str, float]]:
+    return {
+        name: {"avg10": p.avg10, "avg60": p.avg60, "avg300": p.avg300, "total": p.total_us}
+        for name, p in (("some", pair.some), ("full", pair.full))
+    }
