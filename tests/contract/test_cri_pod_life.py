@@ -75,6 +75,9 @@ def test_the_image_is_there(node: Node) -> None:
     assert list(answer.image.repo_tags) == [node.image]
     assert answer.image.repo_digests[0].startswith(node.image.rpartition(":")[0] + "@sha256:")
     assert answer.image.size > 100_000
+    document = json.loads(answer.info["info"])["imageSpec"]
+    assert document["config"]["Env"] == ["PATH=/bin:/usr/bin", "FROM_IMAGE=yes"]
+    assert document["rootfs"]["type"] == "layers"
     by_id = pb.ImageSpec(image=answer.image.id)
     assert node.client.images.ImageStatus(pb.ImageStatusRequest(image=by_id)).image == answer.image
     assert node.client.pull(node.image) == answer.image.id

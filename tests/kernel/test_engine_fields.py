@@ -150,3 +150,15 @@ def test_a_device_by_name(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert told.split() == ["ready", "00", "00", "00", "gadget.json"]
     with lab.pod("unknown") as pod, pytest.raises(NotFound, match="gadget=b"):
         lab.cri.create_container(pod, lab.container("c", cdi_devices=("vendor.example/gadget=b",)))
+
+
+@pytest.mark.cgroup
+def test_a_higher_oom_score_reaches_what_runs(lab: Lab) -> None:
+    with lab.pod("score") as pod:
+        container = lab.started(pod, "c")
+        lab.cri.update_container_resources(container, Resources(oom_score_adj=777))
+        assert lab.run(container, "cat", "/proc/1/oom_score_adj") == "777\n"
+        # Back needs a capability that some hosts withhold: then it stays, and nothing fails.
+        lab.cri.update_container_resources(container, Resources(oom_score_adj=500))
+        assert lab.run(container, "cat", "/proc/1/oom_score_adj") in ("500\n", "777\n")
+        assert lab.cri.container_status(container).resources.oom_score_adj == 500

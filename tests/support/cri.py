@@ -371,6 +371,9 @@ class MemoryBackend:
     def image_status(self, image: str) -> Image | None:
         return next(iter(self.list_images(image)), None)
 
+    def image_document(self, image: str) -> dict[str, Any]:
+        return {"architecture": "amd64", "os": "linux", "config": {"User": "7", "Cmd": ["sh"]}}
+
     def pull_image(
         self,
         image: str,

@@ -7,8 +7,8 @@ a thread pool. Ids may be given by their beginning. Every method raises from `oa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from oakum.backend.config import AuthConfig, ContainerConfig, Resources, SandboxConfig
 from oakum.backend.status import (
@@ -155,6 +155,10 @@ class ImageBackend(Protocol):
 
     def image_status(self, image: str) -> Image | None:
         """The image that a reference, digest or id names; None when there is none."""
+        ...
+
+    def image_document(self, image: str) -> Mapping[str, Any]:
+        """The configuration of an image as its author wrote it. Raises ImageNotFound."""
         ...
 
     def pull_image(

@@ -15,7 +15,7 @@ import msgspec
 
 from oakum.backend.config import ContainerConfig, Resources, SandboxConfig
 from oakum.backend.status import ContainerUser
-from oakum.engine import creation, pods
+from oakum.engine import creation, oom, pods
 from oakum.engine.catalog import Catalog
 from oakum.engine.context import Context
 from oakum.engine.images import Images
@@ -387,6 +387,8 @@ class Containers(Catalog):
             if state in ("running", "paused"):
                 with self._connect(record.sandbox_id) as client:
                     client.update(record.id, limits.linux_resources(limits.said_by(change, merged)))
+                if change.oom_score_adj is not None:
+                    oom.set_score(self._context, record.cgroup_path, change.oom_score_adj)
             elif state == "created":
                 creation.rewrite_resources(self._context, record.id, merged)
             else:

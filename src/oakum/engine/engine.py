@@ -452,6 +452,10 @@ class Namespace:
         """The configuration of an image: entrypoint, environment, history. Raises ImageNotFound."""
         return self._images.config(image)
 
+    def image_document(self, image: str) -> dict[str, Any]:
+        """The configuration of an image as its author wrote it. Raises ImageNotFound."""
+        return self._images.document(image)
+
     def inspect_image(self, image: str) -> dict[str, Any]:
         """All there is to say about an image, as plain JSON values. Raises ImageNotFound."""
         return self._images.inspect(image)

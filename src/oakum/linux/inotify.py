@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Watching directories for what appears in them. Owns the system calls and the wire format, no policy.
 
-Source: inotify(7), inotify_init1(2), inotify_add_watch(2).
+Source: inotify(7), inotify_init1(2), inotify_add_watch(2), inotify_rm_watch(2).
 """
 
 from __future__ import annotations

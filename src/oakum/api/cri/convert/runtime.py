@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from oakum.api.cri._proto import cri_pb2 as pb
 from oakum.api.cri.convert.containers import write_container_config
 from oakum.api.cri.convert.sandboxes import write_sandbox_config
-from oakum.backend.status import ContainerStatus, Image, RuntimeStatus, SandboxStatus
+from oakum.backend.status import ContainerStatus, RuntimeStatus, SandboxStatus
 
 
 def write_runtime_status(status: RuntimeStatus) -> pb.StatusResponse:
@@ -102,14 +102,6 @@ def container_info(status: ContainerStatus, runtime_spec: object) -> dict[str, s
     )
 
 
-def image_info(image: Image) -> dict[str, str]:
-    """`info` of ImageStatus."""
-    return _info(
-        {
-            "imageSpec": {
-                "architecture": image.architecture,
-                "os": image.os,
-                "config": {"User": image.username if image.uid is None else str(image.uid)},
-            },
-        }
-    )
+def image_info(document: Mapping[str, object]) -> dict[str, str]:
+    """`info` of ImageStatus: the image's own configuration, under the name that users of crictl inspecti know."""
+    return _info({"imageSpec": document})

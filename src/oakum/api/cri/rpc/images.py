@@ -39,9 +39,10 @@ class ImageServiceRpcs(ImageRpcs):
         image = await self.calls.quick(self.images.image_status, read_image_name(request.image))
         if image is None:
             return pb.ImageStatusResponse()
-        return pb.ImageStatusResponse(
-            image=write_image(image), info=image_info(image) if request.verbose else None
-        )
+        info = None
+        if request.verbose:
+            info = image_info(await self.calls.quick(self.images.image_document, image.id))
+        return pb.ImageStatusResponse(image=write_image(image), info=info)
 
     async def PullImage(self, request: pb.PullImageRequest, _context: Context) -> pb.PullImageResponse:
         """Bring an image; its id. A client that gives up ends the pull. Spec: CRI v1 PullImage."""
