@@ -9,7 +9,9 @@ import pytest
 from oakum.linux import sockets
 from oakum.shim import wire
 from tests.conftest import Directories
-from tests.kernel.shim_box import Box, eventually
+from tests.kernel.shim_box import Box
+from tests.support.patience import eventually
+from tests.support.zygotes import zygote_pid
 
 pytestmark = pytest.mark.root
 
@@ -61,9 +63,21 @@ def is_rehearsed(state: str) -> bool:
         return bool(wire.call(sock, {"op": "ping"}, timeout_s=5, peer="zygote").value["rehearsed"])
 
 
-def test_the_memory_that_is_a_shims_own(box: Box, tmp_path) -> None:
+def test_the_rehearsal_leaves_nothing(box: Box) -> None:
     eventually(lambda: is_rehearsed(box.state), "the zygote has rehearsed", timeout_s=20)
     assert not os.path.exists(f"{box.state}/rehearsal")
+    pid = zygote_pid(box.state)
+
+    def children() -> list[str]:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return file.read().split()
+
+    eventually(lambda: children() == [str(box.pid)], "only the shim is left")
+    assert len(os.listdir(f"/proc/{pid}/fd")) < 10
+
+
+def test_the_memory_that_is_a_shims_own(box: Box, tmp_path) -> None:
+    eventually(lambda: is_rehearsed(box.state), "the zygote has rehearsed", timeout_s=20)
     others = [Box(box.root, box.state, box.rootfs) for _ in range(3)]
     try:
         assert private_dirty_kb(others[0].pid) < IDLE_KB

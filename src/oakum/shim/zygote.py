@@ -63,6 +63,11 @@ def _take_role() -> None:
         process.handle_signal(number, process.SIGNAL_DEFAULT)
     # Shims that end are reaped by the kernel; a shim undoes this for itself.
     process.handle_signal(signal.SIGCHLD, process.SIGNAL_IGNORED)
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass  # who ended in the rehearsal, unseen
+    except ChildProcessError:
+        pass
 
 
 def _protect_from_oom_killer() -> None:
