@@ -36,13 +36,17 @@ from oakum.streaming.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS: Final = 1024
+MAX_STREAMS: Final = 1024
+MAX_WAITING: Final = 256
+"""Connections that have not asked for anything yet. One more, and the oldest must go: a client with a token asks at
+once, so idle ones, however many there are, keep nobody out."""
 _REQUEST_S: Final = 15.0
 _THREADS: Final = 64
 _BACKLOG: Final = 256
 _STOP_S: Final = 5.0
 # how long a refused client may take to read why
 _REFUSED_S: Final = 1.0
+_LATER: Final = (("Retry-After", "5"),)
 
 
 class StreamingConfig(NamedTuple):
@@ -64,12 +68,14 @@ class StreamingServer:
         config: StreamingConfig = StreamingConfig(),  # noqa: B008 - frozen
         *,
         tokens: Tokens | None = None,
-        max_connections: int = MAX_CONNECTIONS,
+        max_streams: int = MAX_STREAMS,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self._source = source
         self._config = config
         self._tokens = tokens or Tokens()
-        self._max_connections = max_connections
+        self._max_streams = max_streams
+        self._max_waiting = max_waiting
         self._tls = _tls(config)
         self._base = ""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,6 +83,8 @@ class StreamingServer:
         self._ready = threading.Event()
         self._stopping = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
+        self._waiting: dict[Link, asyncio.Timeout] = {}
+        self._stream_count = 0
 
     # -- from other threads -------------------------------------------------------------------------------------
 
@@ -162,11 +170,10 @@ class StreamingServer:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        crowded = len(self._connections) >= self._max_connections
         self._connections.add(task)
         link = Link(reader, writer, self._config.idle_timeout_s)
         try:
-            await self._converse(link, crowded=crowded)
+            await self._converse(link)
         except ClientGone as gone:
             log.debug("stream broke off", extra={"fields": {"error": str(gone)}})
         except asyncio.CancelledError:
@@ -178,28 +185,55 @@ class StreamingServer:
             self._connections.discard(task)
             await link.close()
 
-    async def _converse(self, link: Link, *, crowded: bool) -> None:
-        upgrade = HttpUpgrade()
+    async def _converse(self, link: Link) -> None:
+        upgrade, promised = HttpUpgrade(), None
         try:
-            if crowded:
-                raise Refusal(
-                    503, f"{self._max_connections} connections are open already", [("Retry-After", "5")]
-                )
-            request = await _request(link, upgrade)
+            request = await self._request(link, upgrade)
             promised = self._redeem(request)
             choice = negotiate(request, forward=isinstance(promised, ForwardRequest))
+            if self._stream_count >= self._max_streams:
+                raise Refusal(503, f"{self._max_streams} streams are open already", _LATER)
         except Refusal as refusal:
-            log.info("stream refused", extra={"fields": {"status": refusal.status, "error": refusal.text}})
+            # anybody can knock without a token; that is not worth a line
+            level = logging.INFO if promised else logging.DEBUG
+            log.log(
+                level, "stream refused", extra={"fields": {"status": refusal.status, "error": refusal.text}}
+            )
             await link.send(upgrade.refuse(refusal))
             await link.linger(_REFUSED_S)
             return
-        await link.send(upgrade.switch(choice.headers))
-        link.unread(upgrade.trailing())
-        began = time.monotonic()
-        await first_of(self._stream(link, promised, choice.protocol), link.until_idle())
+        self._stream_count += 1
+        try:
+            await link.send(upgrade.switch(choice.headers))
+            link.unread(upgrade.trailing())
+            began = time.monotonic()
+            await first_of(self._stream(link, promised, choice.protocol), link.until_idle())
+        finally:
+            self._stream_count -= 1
         fields = {"kind": KINDS[type(promised)], "id": promised[0], "protocol": choice.protocol.name}
         log.info("stream ended", extra={"fields": {**fields, "s": round(time.monotonic() - began, 3)}})
         await link.linger()
+
+    async def _request(self, link: Link, upgrade: HttpUpgrade) -> HttpRequest:
+        while len(self._waiting) >= self._max_waiting:
+            oldest = next(iter(self._waiting))
+            self._waiting.pop(oldest).reschedule(0)
+        try:
+            async with asyncio.timeout(_REQUEST_S) as patience:
+                self._waiting[link] = patience
+                while True:
+                    data = await link.read()
+                    request = upgrade.feed(data)
+                    if request is not None:
+                        return request
+                    if not data:
+                        raise ClientGone("it left before it asked for anything")
+        except TimeoutError:
+            if link not in self._waiting:
+                raise Refusal(503, "too many connections wait", _LATER) from None
+            raise Refusal(408, f"no request within {_REQUEST_S:g} s") from None
+        finally:
+            self._waiting.pop(link, None)
 
     def _redeem(self, request: HttpRequest) -> Request:
         if request.method not in ("GET", "POST"):
@@ -233,20 +267,6 @@ class StreamingServer:
                 "the server stops" if self._stopping.is_set() else "nothing moved for too long"
             )
             raise
-
-
-async def _request(link: Link, upgrade: HttpUpgrade) -> HttpRequest:
-    try:
-        async with asyncio.timeout(_REQUEST_S):
-            while True:
-                data = await link.read()
-                request = upgrade.feed(data)
-                if request is not None:
-                    return request
-                if not data:
-                    raise ClientGone("it left before it asked for anything")
-    except TimeoutError:
-        raise Refusal(408, f"no request within {_REQUEST_S:g} s") from None
 
 
 def _base_url(config: StreamingConfig, port: int) -> str:

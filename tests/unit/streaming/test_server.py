@@ -72,20 +72,39 @@ def test_tokens_run_out_and_there_are_only_so_many(source: LocalSource) -> None:
         assert Command(server.url(ECHO), "spdy4", stderr=False).finish().exit_code == 0
 
 
-def test_connections_beyond_the_limit_are_refused_politely_and_served_again_later(
-    source: LocalSource,
-) -> None:
-    with StreamingServer(source, max_connections=3) as server:
+def test_idle_connections_keep_nobody_out_and_are_refused_politely(source: LocalSource) -> None:
+    with StreamingServer(source, max_waiting=5) as server:
         port = int(server.base_url.rpartition(":")[2])
-        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        time.sleep(0.1)
-        with socket.create_connection(("127.0.0.1", port)) as fourth:
-            fourth.settimeout(5)
-            assert fourth.recv(1000).startswith(b"HTTP/1.1 503 ")
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+        assert Command(server.url(ECHO), "spdy4", stderr=False).finish().exit_code == 0
+        refused = 0
+        for sock in idle[:290]:
+            sock.settimeout(5)
+            refused += sock.recv(1000).startswith(b"HTTP/1.1 503 ")
+        assert refused == 290
         for sock in idle:
             sock.close()
-        time.sleep(0.1)
+
+
+def test_streams_beyond_the_limit_are_refused_until_one_ends(source: LocalSource) -> None:
+    with StreamingServer(source, max_streams=2) as server:
+        open_ones = [
+            Command(
+                server.url(ExecRequest("c", ("cat",), Wanted(stdin=True))),
+                "spdy4",
+                stdin=True,
+                stdout=False,
+                stderr=False,
+            )
+            for _ in range(2)
+        ]
+        for client in open_ones:
+            client.step()
+        assert asked(server.url(ECHO)).status == 503
+        open_ones[0].end_input()
+        assert open_ones[0].finish().exit_code == 0
         assert Command(server.url(ECHO), "spdy4", stderr=False).finish().exit_code == 0
+        open_ones[1].close()
 
 
 @pytest.mark.parametrize("protocol", ["spdy4", "v5.channel.k8s.io"])
