@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import ipaddress
 import json
+import os
 import random
 import ssl
 import time
@@ -55,6 +57,23 @@ LINE_ERRORS: Final = (aiohttp.ClientError, TimeoutError, ConnectionError)
 Body = Callable[[], Any]
 
 
+def tls_context() -> ssl.SSLContext:
+    """The system's certificate authorities; one for all registries until the host's change, for it weighs megabytes."""
+    paths = ssl.get_default_verify_paths()
+    seen: list[tuple[str, int]] = []
+    for path in (paths.cafile, paths.capath):
+        try:
+            seen.append((path or "", os.stat(path).st_mtime_ns if path else 0))
+        except OSError:
+            seen.append((path or "", 0))  # none there: OpenSSL passes over it, too
+    return _tls_context(tuple(seen))
+
+
+@functools.lru_cache(maxsize=1)
+def _tls_context(_authorities: tuple[tuple[str, int], ...]) -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
 class _Task(NamedTuple):
     """One request, as often as it takes."""
 
@@ -94,7 +113,7 @@ class RegistryClient:
 
     async def __aenter__(self) -> Self:
         # Reading the system's certificate authorities takes some 10 ms; a thread hides it behind the name look-up.
-        context = await asyncio.to_thread(ssl.create_default_context)
+        context = await asyncio.to_thread(tls_context)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit_per_host=16, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),

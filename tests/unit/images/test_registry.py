@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import email.utils
+import os
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oakum.images.registry import is_loopback, pause_before, retry_after_s
+from oakum.images.registry import is_loopback, pause_before, retry_after_s, tls_context
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,17 @@ def test_any_retry_after_is_some_seconds(text: str) -> None:
 def test_pauses_grow_but_not_without_end() -> None:
     assert pause_before(1) < pause_before(3) < pause_before(6)
     assert pause_before(60) < 60
+
+
+def test_authorities_are_read_once_and_again_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tls_context()
+    assert tls_context() is first
+    authorities = tmp_path / "ca.pem"
+    authorities.write_text("")
+    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    other = tls_context()
+    assert other is not first
+    os.utime(authorities, ns=(1, 1))
+    assert tls_context() is not other
