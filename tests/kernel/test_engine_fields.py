@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from oakum.backend.config import HugepageLimit, Mount, Resources, SELinuxOptions
 from oakum.engine import cdi, host, imageviews
 from oakum.errors import InvalidArgument, NotFound
 from tests.conftest import Directories
-from tests.support.engines import Lab, laboratory
+from tests.support.engines import Lab, eventually, laboratory
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +163,49 @@ def test_a_higher_oom_score_reaches_what_runs(lab: Lab) -> None:
         lab.cri.update_container_resources(container, Resources(oom_score_adj=500))
         assert lab.run(container, "cat", "/proc/1/oom_score_adj") in ("500\n", "777\n")
         assert lab.cri.container_status(container).resources.oom_score_adj == 500
+
+
+def test_ambient_capabilities_reach_an_ordinary_user(lab: Lab) -> None:
+    script = "grep -E 'Cap(Amb|Eff)' /proc/self/status"
+    net_bind = f"{1 << 10:016x}"
+    told = lab.output(
+        script,
+        user="1000",
+        add_capabilities=("NET_BIND_SERVICE",),
+        ambient_capabilities=("NET_BIND_SERVICE",),
+    )
+    assert told.split() == ["CapEff:", net_bind, "CapAmb:", net_bind]
+    assert lab.output(script, user="1000").split() == ["CapEff:", "0" * 16, "CapAmb:", "0" * 16]
+
+
+def test_a_real_time_stop_signal(lab: Lab) -> None:
+    with lab.pod("signal") as pod:
+        script = "trap 'exit 3' 37; touch /ready; while :; do sleep 0.05; done"
+        container = lab.started(pod, "c", script, stop_signal="SIGRTMIN+3")
+        eventually(lambda: lab.run(container, "sh", "-c", "test -e /ready && echo yes || true"))
+        assert lab.cri.container_status(container).stop_signal == "SIGRTMIN+3"
+        lab.cri.stop_container(container, timeout_s=10)
+        assert lab.cri.container_status(container).exit_code == 3
+
+
+@pytest.mark.cgroup
+def test_processors_of_a_container(lab: Lab) -> None:
+    told = lab.output(
+        "grep Cpus_allowed_list /proc/self/status", resources=Resources(cpuset_cpus="0", cpuset_mems="0")
+    )
+    assert told.split() == ["Cpus_allowed_list:", "0"]
+
+
+def test_a_read_only_mount_with_all_below_it(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "inner")], check=True)
+    try:
+        mount = Mount(container_path="/m", host_path=str(tmp_path), readonly=True)
+        script = "touch /m/x 2>&1; touch /m/inner/x 2>&1 && echo written; rm -f /m/inner/x"
+        assert "written" in lab.output(script, mounts=(mount,))
+        whole = Mount(container_path="/m", host_path=str(tmp_path), readonly=True, recursive_read_only=True)
+        told = lab.output(script, mounts=(whole,))
+        assert told.count("Read-only file system") >= 2
+        assert "written" not in told
+    finally:
+        subprocess.run(["umount", str(tmp_path / "inner")], check=True)
