@@ -177,8 +177,9 @@ def test_rates_are_limited_in_each_direction(lab: Lab, network: BuiltinNetwork) 
     assert "tbf" in (said := lab.shell(f"tc qdisc show dev {attached.host_interface}"))
     assert "rate 16Mbit" in said
     assert "rate 32Mbit" in pod.run("tc", "qdisc", "show", "dev", "eth0")
-    assert 12e6 < rate(lab.host, attached.address, pod, receiving=False) < 20e6
-    assert 24e6 < rate(lab.host, attached.address, pod, receiving=True) < 40e6
+    # A busy machine may be slower than the limit, never faster.
+    assert 1e6 < rate(lab.host, attached.address, pod, receiving=False) < 20e6
+    assert 1e6 < rate(lab.host, attached.address, pod, receiving=True) < 40e6
     network.setup(ONE, pod.path)
     assert "tbf" not in lab.shell(f"tc qdisc show dev {attached.host_interface}")
     assert "tbf" not in pod.run("tc", "qdisc", "show", "dev", "eth0")
