@@ -9,9 +9,9 @@ from contextlib import ExitStack
 
 from tests.support.docker_peer import DockerPeer
 from tests.support.images import busybox_layer
+from tests.support.installations import end_installation
 from tests.support.registry import Registry
 from tests.support.server import OAKUM
-from tests.support.zygotes import end_zygote
 
 from benchmarks.figures import Figure, Stopwatch, Target, in_turn, of_samples
 from benchmarks.images import push_small
@@ -30,7 +30,7 @@ def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
         subprocess.run(
             docker.argv("import", "-", "busybox:1"), input=busybox_layer(), check=True, capture_output=True
         )
-        stack.callback(end_zygote, state)
+        stack.callback(end_installation, root, state)
         subprocess.run([*oakum, "image", "pull", image], check=True, capture_output=True)
         figures: list[Figure] = []
         for network in ("bridge", "host"):

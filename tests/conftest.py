@@ -16,9 +16,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.support import leaks
+from tests.support.installations import end_installation
 from tests.support.reaper import live_under_reaper, run_directory
 from tests.support.rootfs import make_rootfs
-from tests.support.zygotes import end_zygote
 
 live_under_reaper()
 
@@ -88,7 +88,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    left = leaks.leaked(session.config.stash[_BEFORE_RUN], run_directory(), keep_zygotes=False)
+    left = leaks.leaked(session.config.stash[_BEFORE_RUN], run_directory(), keep_installations=False)
     session.config.stash[_LEFT] = left
     if (left or session.config.stash[_SKIPS].unlisted()) and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -119,10 +119,10 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def directories(tmp_path: Path) -> Iterator[Directories]:
-    """Directories of one installation; its zygote is ended with the test."""
+    """Directories of one installation; its zygote and its networks end with the test."""
     made = make_directories(tmp_path)
     yield made
-    end_zygote(made.state)
+    end_installation(*made)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def module_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dir
     """The same for the tests of one module together."""
     made = make_directories(tmp_path_factory.mktemp("m"))
     yield made
-    end_zygote(made.state)
+    end_installation(*made)
 
 
 def make_directories(parent: Path) -> Directories:

@@ -24,6 +24,8 @@ _SHARED_FDS = re.compile(r"anon_inode:\[event(poll|fd)\]|/dev/(null|urandom|rand
 # directories that the engine keeps for the next container: cgroup parents without a process
 _KEPT_CGROUP = re.compile(r"/(oakum|kubepods|k8s\.io|default|bench)(/[a-z0-9._-]{1,40})?")
 _ZYGOTE = "oakum zygote"
+# an installation's bridge and its rules stay for its next sandbox
+_NETWORK = re.compile(r"(network interface|firewall table inet) oakum-[0-9a-f]{8}")
 
 
 def alone_on_machine() -> bool:
@@ -52,44 +54,46 @@ def take(own_directory: str) -> Snapshot:
 
 
 def leaked(
-    before: Snapshot, own_directory: str, *, wait_s: float = 3.0, keep_zygotes: bool = True
+    before: Snapshot, own_directory: str, *, wait_s: float = 3.0, keep_installations: bool = True
 ) -> list[str]:
     """What is there now and was not `before`, after giving it `wait_s` to go; processes and mounts are removed.
 
-    Zygotes outlive their users by design: with `keep_zygotes` they are no leak, for the directory they serve may
-    belong to a fixture of a wider scope.
+    Zygotes, bridges and their rules outlive their users by design: with `keep_installations` they are no leak, for
+    the installation may belong to a fixture of a wider scope.
     """
     deadline = time.monotonic() + wait_s
     while True:
         gc.collect()
         now = take(own_directory)
-        found = _new(before, now, keep_zygotes=keep_zygotes)
+        found = _new(before, now, keep_installations=keep_installations)
         if not found or time.monotonic() > deadline:
             break
         time.sleep(0.05)
     if found:
-        _remove(before, now, own_directory, keep_zygotes=keep_zygotes)
+        _remove(before, now, own_directory, keep_installations=keep_installations)
     return found
 
 
-def _new(before: Snapshot, now: Snapshot, *, keep_zygotes: bool) -> list[str]:
+def _new(before: Snapshot, now: Snapshot, *, keep_installations: bool) -> list[str]:
     found = [
         f"process {pid}: {title}"
         for pid, title in now.processes.items()
-        if pid not in before.processes and not (keep_zygotes and _ZYGOTE in title)
+        if pid not in before.processes and not (keep_installations and _ZYGOTE in title)
     ]
     found += [f"mount {line}" for line in (now.mounts - before.mounts).elements()]
     found += [
         f"descriptor of the test process: {t}" for t in (now.descriptors - before.descriptors).elements()
     ]
-    found += sorted(now.machine - before.machine)
+    found += sorted(
+        what for what in now.machine - before.machine if not (keep_installations and _NETWORK.fullmatch(what))
+    )
     return found
 
 
-def _remove(before: Snapshot, now: Snapshot, own_directory: str, *, keep_zygotes: bool) -> None:
+def _remove(before: Snapshot, now: Snapshot, own_directory: str, *, keep_installations: bool) -> None:
     """End and unmount what leaked, so that the next test starts clean and no removal crosses into a mount."""
     for pid, title in now.processes.items():
-        if pid not in before.processes and not (keep_zygotes and _ZYGOTE in title):
+        if pid not in before.processes and not (keep_installations and _ZYGOTE in title):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

@@ -13,7 +13,8 @@ import grpc
 from oakum.api.cri._proto import cri_pb2 as pb
 from tests.support.cri import CriClient
 from tests.support.daemons import Daemon
-from tests.support.zygotes import end_zygote, zygote_pid
+from tests.support.installations import end_installation
+from tests.support.zygotes import zygote_pid
 
 OAKUM = str(Path(sys.executable).with_name("oakum"))
 
@@ -55,7 +56,7 @@ class OakumServer:
     def __exit__(self, *_: object) -> None:
         assert self.daemon is not None
         self.daemon.stop()
-        end_zygote(self.state)
+        end_installation(self.root, self.state)
 
     def command_line(self, *arguments: str) -> list[str]:
         """The command line of `oakum` on the same directories."""
