@@ -78,21 +78,24 @@ def open_gate(directory: str, timeout_s: float = 30.0) -> None:
         FailedPrecondition: its process has ended.
         OakumError: what kept the command from running, as its process said it.
     """
+    with _open_end(directory, _STATUS, os.O_RDONLY) as status:
+        with _open_end(directory, _START, os.O_WRONLY) as start:
+            os.write(start.fileno(), b"0")
+        data = _read_all(status.fileno(), timeout_s)
+    close_gate(directory)
+    if data:
+        raise from_dict(json.loads(data)["error"])
+
+
+def _open_end(directory: str, name: str, flags: int) -> Fd:
     try:
-        status = Fd(os.open(os.path.join(directory, _STATUS), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        start = Fd(os.open(os.path.join(directory, _START), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        return Fd(os.open(os.path.join(directory, name), flags | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as failure:
         if failure.errno in (errno.ENXIO, errno.ENOENT):
             raise FailedPrecondition(
                 "start container", "", "cannot start a container that has stopped"
             ) from failure
         raise
-    with status, start:
-        os.write(start.fileno(), b"0")
-        data = _read_all(status.fileno(), timeout_s)
-    close_gate(directory)
-    if data:
-        raise from_dict(json.loads(data)["error"])
 
 
 def close_gate(directory: str) -> None:
