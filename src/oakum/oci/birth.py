@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from oakum.errors import SystemFailure, from_dict
+from oakum.errors import FailedPrecondition, SystemFailure, from_dict
 from oakum.linux import namespaces as ns
 from oakum.linux import process as proc
 from oakum.linux.fd import Fd
@@ -39,6 +39,11 @@ def clone(
         if pid == 0:
             proc.run_and_exit(body)
     except OSError as failure:
+        if isinstance(failure, ProcessLookupError) and pid_namespace_fd is not None:
+            # It ended after its pidfd was opened and has not been reaped yet.
+            raise FailedPrecondition(
+                "exec in container", "its first process", "the container's process has ended"
+            ) from failure
         raise SystemFailure.from_os_error(
             failure, call_name(failure) or "clone", "container process"
         ) from failure

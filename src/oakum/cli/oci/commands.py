@@ -112,7 +112,7 @@ def _run(name: str, command: Command, given: Parsed, caller: Caller, *, sealed: 
         caller.error(_words(name, failure))
     except OSError as failure:
         caller.error(_words(name, SystemFailure.from_os_error(failure, "call the system")))
-    except Exception as failure:
+    except Exception as failure:  # edge of the process: callers parse our log, not a traceback
         caller.error(f"oakum {name} failed: unexpected {type(failure).__name__}: {failure}")
         if given.flag("debug"):
             raise
@@ -570,11 +570,10 @@ def _usage_error(wrong: Usage, caller: Caller) -> int:
 
 
 def _wrong_count(name: str, command: Command) -> str:
-    if command.most == command.least:
-        return f'oakum oci: "{name}" requires exactly {command.least} argument(s)'
-    if command.most is None:
-        return f'oakum oci: "{name}" requires a minimum of {command.least} argument(s)'
-    return f'oakum oci: "{name}" requires {command.least} to {command.most} arguments'
+    wanted = f"{command.least} to {command.most} arguments"
+    if command.most in (command.least, None):
+        wanted = f"{'exactly' if command.most else 'a minimum of'} {command.least} argument(s)"
+    return f'oakum oci: "{name}" requires {wanted}'
 
 
 def _version() -> str:
@@ -585,9 +584,9 @@ def _version() -> str:
 
 
 def _overview() -> str:
-    lines = [f"Usage: {_PROGRAM} [global options] command [options] [arguments]", "", "Commands:"]
-    lines += [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join([*lines, "", "Global options:", *_option_lines(_GLOBAL), ""])
+    head = [f"Usage: {_PROGRAM} [global options] command [options] [arguments]", "", "Commands:"]
+    rows = [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join([*head, *rows, "", "Global options:", *_option_lines(_GLOBAL), ""])
 
 
 def _help(name: str, command: Command) -> str:
@@ -596,9 +595,9 @@ def _help(name: str, command: Command) -> str:
 
 
 def _option_lines(options: tuple[Option, ...]) -> list[str]:
-    lines: list[str] = []
-    for option in options:
-        names = ", ".join(f"--{n}" if len(n) > 1 else f"-{n}" for n in option.names)
-        value = "" if option.kind == "flag" else " value"
-        lines.append(f"  {names + value:<28} {option.help}")
-    return lines
+    return [f"  {_option_names(option):<28} {option.help}" for option in options]
+
+
+def _option_names(option: Option) -> str:
+    names = ", ".join(f"--{n}" if len(n) > 1 else f"-{n}" for n in option.names)
+    return names + ("" if option.kind == "flag" else " value")
