@@ -103,3 +103,13 @@ def _truth(name: str, value: str) -> bool:
     if value in _FALSE:
         return False
     raise Usage(f'invalid boolean value "{value}" for -{name}')
+
+
+def option_lines(options: tuple[Option, ...]) -> list[str]:
+    """The options as lines of a help text."""
+    return [f"  {_option_names(option):<28} {option.help}" for option in options]
+
+
+def _option_names(option: Option) -> str:
+    names = ", ".join(f"--{n}" if len(n) > 1 else f"-{n}" for n in option.names)
+    return names + ("" if option.kind == "flag" else " value")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from oakum.cli.oci.arguments import Option, Parsed, Usage, parse
+from oakum.cli.oci.arguments import Option, Parsed, Usage, option_lines, parse
 from oakum.cli.oci.log import JSON, TEXT, Caller
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure, Unimplemented
 
@@ -586,18 +586,9 @@ def _version() -> str:
 def _overview() -> str:
     head = [f"Usage: {_PROGRAM} [global options] command [options] [arguments]", "", "Commands:"]
     rows = [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
-    return "\n".join([*head, *rows, "", "Global options:", *_option_lines(_GLOBAL), ""])
+    return "\n".join([*head, *rows, "", "Global options:", *option_lines(_GLOBAL), ""])
 
 
 def _help(name: str, command: Command) -> str:
     head = f"Usage: {_PROGRAM} {name} [options] {command.words}".rstrip()
-    return "\n".join([head, "", command.help, "", "Options:", *_option_lines((*command.options, _HELP)), ""])
-
-
-def _option_lines(options: tuple[Option, ...]) -> list[str]:
-    return [f"  {_option_names(option):<28} {option.help}" for option in options]
-
-
-def _option_names(option: Option) -> str:
-    names = ", ".join(f"--{n}" if len(n) > 1 else f"-{n}" for n in option.names)
-    return names + ("" if option.kind == "flag" else " value")
+    return "\n".join([head, "", command.help, "", "Options:", *option_lines((*command.options, _HELP)), ""])

@@ -9,10 +9,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from oakum.linux.sealed import execute_sealed, runs_sealed
 
+TYPE_CHECKING = False  # `typing` itself would be imported twice
 if TYPE_CHECKING:
     from typing import NoReturn
 
