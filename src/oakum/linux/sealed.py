@@ -12,12 +12,13 @@ import errno
 import fcntl
 import os
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
 from oakum.linux.fd import Fd
 
+TYPE_CHECKING = False  # `typing` itself costs as much as all else here
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _MFD_EXEC = 0x10  # Linux 6.3; without it a host may refuse executable memfds
