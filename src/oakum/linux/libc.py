@@ -27,8 +27,24 @@ c_void_p: Final = ctypes.c_void_p
 # Numbers from 424 on are the same on every architecture; older ones are listed for those we know.
 # Source: syscalls(2), arch/*/entry/syscalls tables.
 _NUMBERS: Final[dict[str, dict[str, int]]] = {
-    "x86_64": {"pivot_root": 155, "capget": 125, "capset": 126, "keyctl": 250, "seccomp": 317, "bpf": 321},
-    "aarch64": {"pivot_root": 41, "capget": 90, "capset": 91, "keyctl": 219, "seccomp": 277, "bpf": 280},
+    "x86_64": {
+        "rt_sigaction": 13,
+        "pivot_root": 155,
+        "capget": 125,
+        "capset": 126,
+        "keyctl": 250,
+        "seccomp": 317,
+        "bpf": 321,
+    },
+    "aarch64": {
+        "rt_sigaction": 134,
+        "pivot_root": 41,
+        "capget": 90,
+        "capset": 91,
+        "keyctl": 219,
+        "seccomp": 277,
+        "bpf": 280,
+    },
 }
 _COMMON_NUMBERS: Final[dict[str, int]] = {
     "pidfd_send_signal": 424,

@@ -41,6 +41,12 @@ _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
+# HUP INT QUIT USR1 USR2 PIPE TERM CHLD TSTP TTIN TTOU XFSZ, and the two that C libraries use for threads.
+_OFTEN_IGNORED: Final = (1, 2, 3, 10, 12, 13, 15, 17, 20, 21, 22, 25, 32, 33)
+_SIGNAL_SET_BYTES: Final = 8
+# struct sigaction of the kernel, the longest of all architectures; zero is SIG_DFL, no flags, nothing blocked.
+_DEFAULT_ACTION: Final = bytes(32)
+
 
 class _CloneArgs(Struct):
     # Source: clone(2), struct clone_args
@@ -66,6 +72,7 @@ SIGNAL_DEFAULT: Final = int(signal.SIG_DFL)
 SIGNAL_IGNORED: Final = int(signal.SIG_IGN)
 
 _clone3 = bind_call("clone3", c_void_p, c_size_t, keep_gil=True)
+_sigaction = bind_call("rt_sigaction", c_int, c_void_p, c_void_p, c_size_t)
 _close_range = bind_call("close_range", c_uint, c_uint, c_uint)
 _pidfd_open = bind_call("pidfd_open", c_int, c_uint)
 _pidfd_send_signal = bind_call("pidfd_send_signal", c_int, c_int, c_void_p, c_uint)
@@ -231,14 +238,13 @@ def close_except(keep: set[int], first: int = 3) -> None:
 
 
 def reset_signals() -> None:
-    """Give every signal its default action and unblock all: what a container's first process expects to find."""
-    for number in signal.valid_signals():
-        if number in (signal.SIGKILL, signal.SIGSTOP):
-            continue
-        try:
-            signal.signal(number, signal.SIG_DFL)
-        except (OSError, ValueError):  # the C library keeps 32 and 33
-            continue
+    """Give what a parent may have left ignored its default action and unblock all; execve does the rest.
+
+    Not through the C library: that refuses the two signals it keeps for itself, and execve would hand on that a
+    parent ignores them. Source: rt_sigaction(2), signal(7).
+    """
+    for number in _OFTEN_IGNORED:
+        _sigaction(number, _DEFAULT_ACTION, None, _SIGNAL_SET_BYTES, target="")
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

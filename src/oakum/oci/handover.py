@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from oakum.errors import Internal, OakumError, SystemFailure
 from oakum.linux.fd import Fd
@@ -19,7 +18,7 @@ from oakum.linux.libc import call_name
 from oakum.linux.mount import kernel_message, move_mount, open_tree
 from oakum.linux.namespaces import CLONE_NEWCGROUP, unshare
 from oakum.linux.paths import make_file_in_root, open_beneath
-from oakum.linux.process import close_except, close_from
+from oakum.linux.process import close_except, close_from, reset_signals
 from oakum.linux.sysinfo import join_new_session_keyring
 from oakum.linux.terminal import make_controlling, open_pty, set_size
 from oakum.oci import command, credentials
@@ -28,22 +27,6 @@ from oakum.oci.hooks import run_hooks
 from oakum.oci.spec import Hook, Process
 from oakum.oci.users import Identity, home_of, resolve_user
 from oakum.oci.wire import Channel, die_unless
-
-# What a shell or a supervisor may have left ignored; execve keeps "ignored" (signal(7)).
-_RESET_SIGNALS: Final = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGPIPE,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCHLD,
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGXFSZ,
-)
 
 
 class Handover(NamedTuple):
@@ -103,9 +86,7 @@ def _raised_at(failure: BaseException) -> str:
 
 def settle() -> None:
     """First thing in a child: no inherited signal handling, no file creation mask."""
-    for number in _RESET_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    reset_signals()
     os.umask(0)
     os.setsid()
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from oakum.errors import InvalidArgument, OakumError, SystemFailure
+from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure
 from oakum.linux.fd import Fd
 from oakum.oci.cgroups import Cgroup
 from oakum.oci.cgroups.layout import Hierarchy
@@ -138,6 +138,19 @@ def _kill_if_there(pid: int) -> None:
         pass
 
 
+def _left_its_namespaces(error: OakumError) -> bool:
+    """Whether an exec found the container's first process on its way out: it has no namespaces any more."""
+    return isinstance(error, SystemFailure) and error.operation == "setns" and error.errno == errno.ESRCH
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a child of ours has ended, reaped or not. Source: waitid(2)."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True
+
+
 class _Exec:
     __slots__ = ("child", "ended", "fetched", "group", "over", "started_at_ns")
 
@@ -185,6 +198,7 @@ class Execs:
         starting = _Starting(
             self,
             exec_id,
+            container_pid,
             loop=self._loop,
             pod=self._pod,
             entry=entry,
@@ -286,6 +300,7 @@ class _Starting:
         self,
         execs: Execs,
         exec_id: str,
+        container_pid: int,
         *,
         loop: Loop,
         pod: Pod,
@@ -297,6 +312,7 @@ class _Starting:
         self._loop = loop
         self._pod = pod
         self._exec_id = exec_id
+        self._container_pid = container_pid
         self._entry = entry
         self._request = request
         self._connection = connection
@@ -317,6 +333,9 @@ class _Starting:
     def fail(self, error: OakumError) -> None:
         """It could not be made, or could not be executed."""
         if not self._done:
+            if _left_its_namespaces(error) or _has_ended(self._container_pid):
+                # Its end is told in a moment; that, and not where it hit the exec, is what went wrong.
+                error = FailedPrecondition("exec", f"exec {self._exec_id}", "the container has just ended")
             self._connection.fail(error)
             self._finish()
         self._kill()
