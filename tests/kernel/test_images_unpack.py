@@ -24,7 +24,8 @@ from oakum.errors import (
     Unauthenticated,
     Unavailable,
 )
-from oakum.images.archive import ExportedImage, export_archive, import_archive
+from oakum.images.archive import export_archive, import_archive
+from oakum.images.archived import ExportedImage
 from oakum.images.content import ContentStore
 from oakum.images.credentials import Credentials
 from oakum.images.layers import PulledImage

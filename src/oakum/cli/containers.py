@@ -12,6 +12,7 @@ import click
 from oakum.cli import text
 from oakum.cli.complete import complete_container
 from oakum.cli.flags.words import parse_pairs
+from oakum.cli.inspection import inspect_each
 from oakum.cli.lazy import TeachingCommand
 from oakum.cli.output import (
     Column,
@@ -21,9 +22,7 @@ from oakum.cli.output import (
     write_json,
     write_table,
 )
-from oakum.cli.report import report
 from oakum.cli.session import Session, pass_session
-from oakum.errors import OakumError
 
 if TYPE_CHECKING:
     from oakum.backend.status import ContainerStatus, SandboxStatus
@@ -195,12 +194,4 @@ def _write_ids(ids: Iterable[str], *, full: bool) -> None:
 @pass_session
 def inspect(session: Session, containers: tuple[str, ...]) -> int:
     """Say all there is to say about containers, as a JSON list."""
-    code = 0
-    found: list[object] = []
-    for name in containers:
-        try:
-            found.append(session.namespace.inspect_container(name))
-        except OakumError as error:
-            code = report(error, as_json=session.as_json)
-    write_json(found)
-    return code
+    return inspect_each(containers, session.namespace.inspect_container, as_json=session.as_json)

@@ -11,6 +11,7 @@ import click
 
 from oakum.cli import text
 from oakum.cli.complete import complete_image
+from oakum.cli.inspection import inspect_each
 from oakum.cli.lazy import Entry, LazyGroup, TeachingCommand
 from oakum.cli.output import (
     Column,
@@ -271,15 +272,7 @@ def tag(session: Session, source: str, target: str) -> int:
 @pass_session
 def inspect(session: Session, images: tuple[str, ...]) -> int:
     """Say all there is to say about images, as a JSON list."""
-    code = 0
-    found: list[object] = []
-    for name in images:
-        try:
-            found.append(session.namespace.inspect_image(name))
-        except OakumError as error:
-            code = report(error, as_json=session.as_json)
-    write_json(found)
-    return code
+    return inspect_each(images, session.namespace.inspect_image, as_json=session.as_json)
 
 
 @click.command(

@@ -12,6 +12,7 @@ import click
 from oakum.cli import text
 from oakum.cli.complete import complete_pod
 from oakum.cli.flags.words import parse_pairs
+from oakum.cli.inspection import inspect_each
 from oakum.cli.lazy import Entry, LazyGroup, TeachingCommand
 from oakum.cli.output import (
     Column,
@@ -150,15 +151,7 @@ def ls(session: Session, *, label: tuple[str, ...], quiet: bool, no_trunc: bool)
 @pass_session
 def inspect(session: Session, pods: tuple[str, ...]) -> int:
     """Say all there is to say about pods, as a JSON list."""
-    code = 0
-    found: list[object] = []
-    for name in pods:
-        try:
-            found.append(session.namespace.inspect_sandbox(name))
-        except OakumError as error:
-            code = report(error, as_json=session.as_json)
-    write_json(found)
-    return code
+    return inspect_each(pods, session.namespace.inspect_sandbox, as_json=session.as_json)
 
 
 @click.command(

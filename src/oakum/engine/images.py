@@ -280,7 +280,8 @@ class Images:
 
     def export_archive(self, names: Sequence[str], path: str, *, archive_format: str) -> None:
         """Write images as an archive; a file appears only when it is complete."""
-        from oakum.images.archive import ExportedImage, export_archive  # as for imports
+        from oakum.images.archive import export_archive  # as for imports
+        from oakum.images.archived import ExportedImage
 
         if archive_format not in ("oci", "docker"):
             raise InvalidArgument(

@@ -7,26 +7,11 @@ Import brings blobs into the store and says which images there are; unpacking th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO
 
+from oakum.images.archived import ArchiveFormat, ExportedImage, ImportedImage
 from oakum.images.content import ContentStore
 from oakum.images.platforms import Platform, host_platform
-
-ArchiveFormat = Literal["oci", "docker"]
-
-
-class ImportedImage(NamedTuple):
-    """An image found in an archive: its manifest or index, and the full names that it had there (maybe none)."""
-
-    target_digest: str
-    names: tuple[str, ...]
-
-
-class ExportedImage(NamedTuple):
-    """An image to write: its manifest or index, and the full names that it gets in the archive."""
-
-    target_digest: str
-    names: tuple[str, ...]
 
 
 def import_archive(source: str | BinaryIO, *, content: ContentStore) -> list[ImportedImage]:

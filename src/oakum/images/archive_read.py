@@ -22,7 +22,7 @@ from typing import IO, Any, BinaryIO, Final, Protocol, cast
 import msgspec
 
 from oakum.errors import DataLoss, InvalidArgument, OakumError
-from oakum.images.archive import ImportedImage
+from oakum.images.archived import ImportedImage
 from oakum.images.config import CONFIG_LIMIT_BYTES, parse_config
 from oakum.images.content import ContentStore, storage_error
 from oakum.images.digests import digest_of, is_digest

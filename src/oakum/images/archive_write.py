@@ -16,7 +16,7 @@ from contextlib import closing
 from typing import IO, Any, BinaryIO, Final, cast
 
 from oakum.errors import NotFound
-from oakum.images.archive import ArchiveFormat, ExportedImage
+from oakum.images.archived import ArchiveFormat, ExportedImage
 from oakum.images.config import CONFIG_LIMIT_BYTES
 from oakum.images.content import ContentStore
 from oakum.images.graph import read_manifest, resolve

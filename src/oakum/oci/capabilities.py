@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from oakum.oci.spec import Capabilities
 
+# In the kernel's order: the index is the number of the capability.
 NAMES: Final = (
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",

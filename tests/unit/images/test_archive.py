@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from oakum.errors import DataLoss, InvalidArgument, NotFound, SystemFailure
-from oakum.images.archive import ExportedImage, export_archive, import_archive
+from oakum.images.archive import export_archive, import_archive
+from oakum.images.archived import ExportedImage
 from oakum.images.content import ContentStore
 from oakum.images.graph import reachable
 from oakum.images.platforms import Platform

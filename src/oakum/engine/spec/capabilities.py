@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which capabilities a container gets. Owns the names, the default set, and the add and drop rules.
+"""Which capabilities a container gets. Owns the default set and the add and drop rules; the names are the runtime's.
 
 Spec: OCI runtime-spec 1.2 config.md "process.capabilities"; capabilities(7).
 """
@@ -10,51 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from oakum.errors import InvalidArgument
+from oakum.oci.capabilities import NAMES
 
-# In the kernel's order: the index is the number of the capability (linux/capability.h).
-ALL: Final[tuple[str, ...]] = (
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-)
+ALL: Final[tuple[str, ...]] = NAMES
 
 # What both Docker and containerd give an ordinary container.
 DEFAULT: Final[tuple[str, ...]] = (
