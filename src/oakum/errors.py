@@ -210,7 +210,7 @@ _EDGE_CODES: Final[dict[str, tuple[int, int, int]]] = {
     "DATA_LOSS": (15, 500, 1),
     "UNAUTHENTICATED": (16, 401, 1),
     "SYSTEM_FAILURE": (2, 500, 1),
-    "COMMAND_NOT_RUNNABLE": (2, 400, 127),
+    "COMMAND_NOT_RUNNABLE": (9, 400, 127),
 }
 
 

@@ -186,7 +186,7 @@ def test_masked_and_read_only_paths_are_as_asked_and_none_when_none_are_said(
     )
     plain = started(node, pod, "plain", "sleep", "600")
     code, message = failure(lambda: node.client.exec(masked, "/bin/ls"))
-    assert (code, "permission denied" in message.lower()) == (grpc.StatusCode.UNKNOWN, True)
+    assert (code, "permission denied" in message.lower()) == (grpc.StatusCode.FAILED_PRECONDITION, True)
     assert node.client.exec(masked, "cat", "/proc/keys").stdout == b""
     assert b"Read-only" in node.client.exec(masked, "touch", "/tmp/x").stderr
     assert node.client.exec(plain, "/bin/ls", "/www").stdout == b"index.html\n"
@@ -200,7 +200,7 @@ def test_exec_gives_output_and_exit_code(node: Node, pods: Callable[..., str]) -
     killed = node.client.exec(container, "sh", "-c", "kill -9 $$")
     assert killed.exit_code == 137
     code, message = failure(lambda: node.client.exec(container, "/no/such/command"))
-    assert code is grpc.StatusCode.UNKNOWN
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "/no/such/command" in message
     assert "no such file" in message.lower()
 

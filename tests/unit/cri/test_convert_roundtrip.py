@@ -69,7 +69,11 @@ def resources(score: st.SearchStrategy[int | None]) -> st.SearchStrategy[backend
         cpuset_cpus=TEXT,
         cpuset_mems=TEXT,
         hugepage_limits=many(
-            st.builds(backend.HugepageLimit, page_size=NAME, limit_bytes=st.integers(0, 2**64 - 1))
+            st.builds(
+                backend.HugepageLimit,
+                page_size=st.sampled_from(("64KB", "2MB", "1GB")),
+                limit_bytes=st.integers(0, 2**64 - 1),
+            )
         ),
         unified=TABLE,
     )

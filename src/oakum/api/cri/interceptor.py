@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens around every RPC, once for all: NUL check, error to status code, one log line, one context.
+"""What happens around every RPC, once for all: decoding, NUL check, error to status code, one log line, one context.
 
 An error of ours becomes its gRPC code with operation, object, cause and hint as the message. Anything else is
 a bug: the client gets INTERNAL and a reference, the log gets the reference and the traceback. Requests
@@ -23,6 +23,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from oakum.api.cri.convert.checks import refuse_nul
+from oakum.api.cri.decode import decode
 from oakum.errors import OakumError, Unimplemented, grpc_status_number
 
 log = logging.getLogger(__name__)
@@ -86,18 +87,21 @@ class Edge(_Interceptor):
             if not inspect.isasyncgenfunction(stream):  # the generated base class: nobody implements it here
                 stream = _unimplemented_stream(method)
             return _untyped.unary_stream_rpc_method_handler(
-                _around_stream(method, stream),
-                request_deserializer=handler.request_deserializer,
+                _around_stream(method, stream, _kind(handler)),
                 response_serializer=handler.response_serializer,
             )
         inner = cast("Handler", handler.unary_unary)
         if not inspect.iscoroutinefunction(inner):  # the generated base class: nobody implements it here
             inner = _unimplemented(method)
         return _untyped.unary_unary_rpc_method_handler(
-            _around(method, inner),
-            request_deserializer=handler.request_deserializer,
+            _around(method, inner, _kind(handler)),
             response_serializer=handler.response_serializer,
         )
+
+
+def _kind(handler: Any) -> type[Message]:
+    """The class of a method's requests; decoding is ours, so that what is none is refused like any other request."""
+    return handler.request_deserializer.__self__
 
 
 def _unimplemented(method: str) -> Handler:
@@ -124,17 +128,19 @@ class _Failed(Exception):
 
 
 @contextmanager
-def _edge(method: str, request: Message) -> Generator[None]:
-    """The edge of the process around one call: NUL check, error to status, one log line. Raises _Failed."""
+def _edge(method: str, kind: type[Message], data: bytes) -> Generator[Message]:
+    """The edge of the process around one call: decoding, error to status, one log line. Raises _Failed."""
     current_rpc.set(method)
+    request: Message = kind()
     began = time.monotonic()
 
     def done(code: grpc.StatusCode, details: str = "") -> None:
         _log(method, request, code, details, time.monotonic() - began)
 
     try:
+        request = decode(kind, data)
         refuse_nul(request)
-        yield
+        yield request
     except OakumError as error:
         code, details = _CODES[grpc_status_number(error)], str(error)
         done(code, details)
@@ -152,10 +158,10 @@ def _edge(method: str, request: Message) -> Generator[None]:
     raise _Failed(code, details[:_MAX_DETAILS])
 
 
-def _around(method: str, inner: Handler) -> Handler:
-    async def handler(request: Message, context: Context) -> Any:
+def _around(method: str, inner: Handler, kind: type[Message]) -> Handler:
+    async def handler(data: bytes, context: Context) -> Any:
         try:
-            with _edge(method, request):
+            with _edge(method, kind, data) as request:
                 return await inner(request, context)
         except _Failed as failed:
             return await context.abort(failed.code, failed.details)
@@ -163,10 +169,10 @@ def _around(method: str, inner: Handler) -> Handler:
     return handler
 
 
-def _around_stream(method: str, inner: StreamHandler) -> StreamHandler:
-    async def handler(request: Message, context: Context) -> AsyncIterator[Any]:
+def _around_stream(method: str, inner: StreamHandler, kind: type[Message]) -> StreamHandler:
+    async def handler(data: bytes, context: Context) -> AsyncIterator[Any]:
         try:
-            with _edge(method, request):
+            with _edge(method, kind, data) as request:
                 async for response in inner(request, context):
                     yield response
         except _Failed as failed:

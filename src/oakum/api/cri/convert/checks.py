@@ -95,6 +95,16 @@ def no_parent(field: str, path: str) -> str:
     return path
 
 
+def page_size(field: str, text: str) -> str:
+    """`text`, which must be a size of huge pages as the kernel's files have it: "2MB"."""
+    number, unit = text[:-2], text[-2:]
+    if not (number.isascii() and number.isdecimal() and len(number) <= 10 and unit in ("KB", "MB", "GB")):
+        raise refusal(
+            field, f"{text[:64]!r} is not a page size" if text else "missing", hint="write it as 2MB"
+        )
+    return text
+
+
 def one_line(field: str, texts: Sequence[str]) -> tuple[str, ...]:
     """`texts` that go into a file of lines (resolv.conf): none may break its line."""
     for text in texts:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from oakum.api.cri._proto import cri_pb2 as pb
-from oakum.api.cri.convert.checks import present, within
+from oakum.api.cri.convert.checks import page_size, present, within
 from oakum.backend.config import HugepageLimit, Resources
 
 # What CRI has no field for, and what comes back from it, stays apart: `pids_limit`, `memory_reservation_bytes`.
@@ -23,7 +23,7 @@ def read_resources(message: pb.LinuxContainerResources, field: str, *, zero_scor
     score = within(f"{field}.oom_score_adj", message.oom_score_adj, -1000, 1000)
     pages = tuple(
         HugepageLimit(
-            page_size=present(f"{field}.hugepage_limits[{i}].page_size", h.page_size), limit_bytes=h.limit
+            page_size=page_size(f"{field}.hugepage_limits[{i}].page_size", h.page_size), limit_bytes=h.limit
         )
         for i, h in enumerate(message.hugepage_limits)
     )
