@@ -16,7 +16,7 @@ from oakum.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound
 from oakum.linux.fd import Fd
 from oakum.linux.process import pidfd_open, pidfd_send_signal
 from oakum.oci.cgroups.group import Cgroup
-from oakum.oci.cgroups.layout import detect_layout
+from oakum.oci.cgroups.layout import detect_layout, normalise_path
 from oakum.oci.gate import close_gate, is_waiting, open_gate
 from oakum.oci.runtime.state import Directory, Record, list_ids, start_ticks
 from oakum.oci.spec import Hook, LinuxResources
@@ -139,7 +139,10 @@ class Container:
 
     def has_own_pids(self) -> bool:
         """Whether all processes end with the first one: it is the init of a PID namespace made for it."""
-        namespaces = (self.directory.load_spec().get("linux") or {}).get("namespaces") or []
+        try:
+            namespaces = (self.directory.load_spec().get("linux") or {}).get("namespaces") or []
+        except DataLoss:
+            return False
         return any(n.get("type") == "pid" and not n.get("path") for n in namespaces)
 
     def _pidfd(self) -> Fd:
@@ -210,6 +213,7 @@ def delete(root: str, container_id: str, *, force: bool = False) -> list[str]:
         NotFound: there is none (with `force` that is fine).
         FailedPrecondition: it is not stopped.
         DeadlineExceeded: its processes would not die.
+        DataLoss: its state is damaged (with `force` it is removed all the same).
     """
     directory = Directory(root, container_id)
     try:
@@ -222,9 +226,14 @@ def delete(root: str, container_id: str, *, force: bool = False) -> list[str]:
         try:
             container = Container(directory, directory.load())
         except DataLoss:
-            # Killed between its first two steps: nothing but the directory has been made.
+            if directory.is_empty():
+                directory.remove()  # killed between its first two steps: nothing else has been made
+                return []
+            if not force:
+                raise
+            warnings = _remove_damaged(directory)
             directory.remove()
-            return []
+            return warnings
         # While the lock is ours, no one is making it.
         status = container.status() if container.record.pid else "stopped"
         if status == "created" and not force:
@@ -238,6 +247,22 @@ def delete(root: str, container_id: str, *, force: bool = False) -> list[str]:
                 )
             _end(container)
         return destroy(container)
+
+
+def _remove_damaged(directory: Directory) -> list[str]:
+    """End what the spec that was kept says is the container's, for one whose record is damaged; returns warnings."""
+    try:
+        path = (directory.load_spec().get("linux") or {}).get("cgroupsPath") or ""
+    except DataLoss:
+        path = ""
+    if not path.strip("/"):
+        return [
+            f"container {directory.id}: its process and control group are not known; if any are left, end them"
+        ]
+    group = Cgroup(detect_layout(), normalise_path(path))
+    group.kill_all()
+    group.remove()
+    return []
 
 
 def _end(container: Container) -> None:

@@ -90,7 +90,9 @@ def create(root: str, container_id: str, options: CreateOptions) -> Created:
     spec = load_config(bundle)
     process = spec.get("process")
     if process is None:
-        raise InvalidArgument("create container", "$.process", "the spec has no process")
+        raise InvalidArgument("create container", "$.process", "missing: the spec has no process")
+    if spec.get("root") is None:
+        raise InvalidArgument("create container", "$.root", "missing: the spec has no root file system")
     _check_console(process.get("terminal") or False, options)
     linux = spec.setdefault("linux", {})
     wanted = linux.get("cgroupsPath") or f"/{container_id}"

@@ -7,8 +7,8 @@
     ROOT/<id>/seccomp.bpf   the compiled filter, for execs
     ROOT/<id>/*.fifo        where a created container waits (`oci.gate`)
 
-A directory without a readable state.json is what a killed `create` left: it is listed as stopped and can be deleted.
-Whether a process lives is asked from the kernel each time.
+A directory with neither state.json nor config.json is what a killed `create` left, and can be deleted. One whose files do
+not make sense is damaged: it is not guessed at what they said. Whether a process lives is asked from the kernel each time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import errno
 import fcntl
 import json
 import os
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from oakum.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, SystemFailure
 from oakum.linux.durable import write_file_fast
 from oakum.linux.fd import Fd
-from oakum.oci.spec import Spec
+from oakum.oci.spec import Spec, parse
 
 STATE: Final = "state.json"
 CONFIG: Final = "config.json"
@@ -45,6 +45,24 @@ class Record(NamedTuple):
     pid: int = 0
     start_ticks: int = 0
     seccomp_flags: int = 0
+
+
+def _wrong_members(record: Record, container_id: str) -> str:
+    """The members whose values nobody here has written, "" when there are none."""
+    numbers = ("pid", "start_ticks", "seccomp_flags", "owner_uid")
+    wrong: list[str] = []
+    for name, value in record._asdict().items():
+        if name in numbers:
+            fine = type(value) is int and value >= 0
+        elif name == "annotations":
+            fine = isinstance(value, dict)
+        else:
+            fine = isinstance(value, str)
+        if not fine:
+            wrong.append(name)
+    if record.id != container_id:
+        wrong.append("id")
+    return ", ".join(wrong)
 
 
 def check_id(text: str) -> str:
@@ -110,14 +128,16 @@ class Directory:
         """The record. Raises NotFound, DataLoss."""
         try:
             data: Any = json.loads(self._read(STATE))
-            known = {name: data[name] for name in Record._fields}
-            return Record(**known)
+            record = Record(**{name: data[name] for name in Record._fields})
         except FileNotFoundError as failure:
             if os.path.isdir(self.path):
                 raise self.damaged("it was never finished") from failure
             raise self._missing() from failure
-        except (ValueError, KeyError, TypeError) as failure:
-            raise self.damaged(str(failure)) from failure
+        except (ValueError, KeyError, TypeError, RecursionError, OSError) as failure:
+            raise self.damaged(f"{STATE}: {failure}") from failure
+        if wrong := _wrong_members(record, self.id):
+            raise self.damaged(f"{STATE}: {wrong} makes no sense")
+        return record
 
     def save_spec(self, spec: Spec) -> None:
         """Keep the spec as it is now. Raises OSError."""
@@ -126,9 +146,13 @@ class Directory:
     def load_spec(self) -> Spec:
         """The spec as it was at create. Raises DataLoss."""
         try:
-            return cast("Spec", json.loads(self._read(CONFIG)))
-        except (FileNotFoundError, ValueError) as failure:
-            raise self.damaged(str(failure)) from failure
+            return parse(json.loads(self._read(CONFIG)))
+        except (ValueError, RecursionError, InvalidArgument, OSError) as failure:
+            raise self.damaged(f"{CONFIG}: {failure}") from failure
+
+    def is_empty(self) -> bool:
+        """Whether nothing was kept yet, and so nothing was made."""
+        return not any(os.path.lexists(f"{self.path}/{name}") for name in (STATE, CONFIG))
 
     def save_filter(self, program: bytes) -> None:
         """Keep the compiled system call filter. Raises OSError."""
