@@ -1,57 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """Races on paths of an image, run thousands of times: a name changes between directory and link while we use it.
 
-CVE-2021-30465 (a mount lands outside) and CVE-2024-45310 (directories are made outside). The controls are the usual
-way to do it: look first, then act on the path.
+The controls are the usual way to do it: look first, then act on the path. They have to be caught out.
 """
 
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from oakum.linux.paths import make_dirs_in_root
+from tests.security.attacks import TRIES, Race, race_steps, swapping
 
-TRIES = 4000
-# renameat2 with RENAME_EXCHANGE: the name is there at every moment, and is one thing or the other
-_SWAPPER = """
-import ctypes, os, sys
-os.chdir(sys.argv[1])
-exchange = ctypes.CDLL(None, use_errno=True).renameat2
-while exchange(-100, b"name", -100, b"link", 2) == 0:
-    pass
-sys.exit(f"renameat2: {os.strerror(ctypes.get_errno())}")
-"""
-
-
-class Race(NamedTuple):
-    """A root whose entry "name" is now a directory, now a link to `outside`."""
-
-    root: Path
-    outside: Path
+MOUNTS = ["bind", "tmpfs"]
 
 
 @pytest.fixture
 def race(tmp_path: Path) -> Iterator[Race]:
     root, outside = tmp_path / "root", tmp_path / "outside"
     (root / "name").mkdir(parents=True)
+    (root / "name" / "secret").write_text("")
     outside.mkdir()
+    (outside / "secret").write_text("")
     os.symlink(str(outside), root / "link")
-    swapper = subprocess.Popen([sys.executable, "-I", "-S", "-c", _SWAPPER, str(root)])
-    yield Race(root, outside)
-    ended = swapper.poll()
-    swapper.send_signal(signal.SIGKILL)
-    swapper.wait()
-    assert ended is None, "the race was over before the test was"
+    with swapping(root, "name", "link"):
+        yield Race(root, outside)
 
 
+def stays_inside(kind: str, race: Race) -> None:
+    outcome = race_steps(kind, race, careful=True)
+    assert outcome.outside == []
+    assert outcome.done, "it never came to anything"
+    assert outcome.done + outcome.refused == TRIES
+
+
+def goes_astray(kind: str, race: Race) -> None:
+    outcome = race_steps(kind, race, careful=False)
+    assert outcome.outside, "the naive way was never caught out: the race does not show anything"
+
+
+@pytest.mark.cgroup
 def test_cve_2024_45310_directories_are_made_inside(race: Race) -> None:
     root_fd = os.open(race.root, os.O_PATH | os.O_DIRECTORY)
     made = 0
@@ -66,7 +57,7 @@ def test_cve_2024_45310_directories_are_made_inside(race: Race) -> None:
     finally:
         os.close(root_fd)
     assert made
-    assert os.listdir(race.outside) == []
+    assert os.listdir(race.outside) == ["secret"]
 
 
 def test_cve_2024_45310_control(race: Race) -> None:
@@ -77,44 +68,60 @@ def test_cve_2024_45310_control(race: Race) -> None:
                 os.makedirs(path)
         except OSError:
             continue
-        if os.listdir(race.outside):
+        if len(os.listdir(race.outside)) > 1:
             return
     pytest.fail("the naive way was never caught out: the race does not show anything")
 
 
-def test_cve_2021_30465_a_mountpoint_is_what_was_looked_up(race: Race) -> None:
-    root_fd = os.open(race.root, os.O_PATH | os.O_DIRECTORY)
-    found = 0
+def test_cve_2024_45310_links_inside_the_image_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    os.symlink("/real", tmp_path / "absolute")
+    os.symlink("../../../real/new", tmp_path / "dangling")
+    root_fd = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
     try:
-        for _ in range(TRIES):
-            try:
-                with make_dirs_in_root(root_fd, "/name") as directory:
-                    # what would be mounted on is this descriptor, so where it is now is where the mount goes
-                    status = os.fstat(directory.fileno())
-                    assert (status.st_dev, status.st_ino) != _identity(race.outside)
-                    found += 1
-            except OSError:
-                continue
+        make_dirs_in_root(root_fd, "/absolute/a/b").close()
+        make_dirs_in_root(root_fd, "/dangling/c").close()
     finally:
         os.close(root_fd)
-    assert found
+    assert (tmp_path / "real/a/b").is_dir()
+    assert (tmp_path / "real/new/c").is_dir()
 
 
-def test_cve_2021_30465_control(race: Race) -> None:
-    for _ in range(TRIES * 10):
-        try:
-            if os.path.realpath(f"{race.root}/name") != f"{race.root}/name":
-                continue
-            fd = os.open(f"{race.root}/name", os.O_PATH | os.O_DIRECTORY)
-        except OSError:
-            continue
-        status = os.fstat(fd)
-        os.close(fd)
-        if (status.st_dev, status.st_ino) == _identity(race.outside):
-            return
-    pytest.fail("the naive way was never caught out: the race does not show anything")
+@pytest.mark.cgroup
+@pytest.mark.parametrize("kind", MOUNTS)
+def test_cve_2021_30465_a_mount_lands_inside(race: Race, kind: str) -> None:
+    stays_inside(kind, race)
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
+@pytest.mark.parametrize("kind", MOUNTS)
+def test_cve_2021_30465_control(race: Race, kind: str) -> None:
+    goes_astray(kind, race)
+
+
+@pytest.mark.cgroup
+def test_cve_2019_19921_proc_is_mounted_inside_whatever_its_name_becomes(race: Race) -> None:
+    stays_inside("proc", race)
+
+
+def test_cve_2019_19921_control_of_the_race(race: Race) -> None:
+    goes_astray("proc", race)
+
+
+@pytest.mark.cgroup
+def test_cve_2025_31133_a_mask_lands_inside(race: Race) -> None:
+    stays_inside("mask", race)
+
+
+def test_cve_2025_31133_control_of_the_race(race: Race) -> None:
+    goes_astray("mask", race)
+
+
+@pytest.mark.cgroup
+@pytest.mark.parametrize("kind", ["device", "link"])
+def test_cve_2026_41579_what_is_made_in_dev_is_made_inside(race: Race, kind: str) -> None:
+    stays_inside(kind, race)
+
+
+@pytest.mark.parametrize("kind", ["device", "link"])
+def test_cve_2026_41579_control_of_the_race(race: Race, kind: str) -> None:
+    goes_astray(kind, race)

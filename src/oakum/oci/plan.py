@@ -330,6 +330,10 @@ def _mount_steps(
             raise InvalidArgument(
                 "plan container", f"{path}.uidMappings", "uid and gid mappings belong together"
             )
+        if os.path.normpath(target) == "/sys" and options.recursive and options.read_only:
+            # The control groups of the host are mounted below it, and are the user's own where nobody is root: "ro" for
+            # the top alone leaves them writable (CVE-2023-25809).
+            options = options._replace(recursive_set=options.recursive_set | m.ATTR_RDONLY)
         return [BindMount(os.path.join(bundle, source), target, options, uid, gid)]
     if mount.get("uidMappings") or mount.get("gidMappings"):
         raise InvalidArgument("plan container", f"{path}.uidMappings", "only bind mounts can be id-mapped")

@@ -191,7 +191,8 @@ class Builder:
                 if step.fstype != "sysfs" or not self._user_namespace:
                     raise
                 tree = m.open_tree_at("/sys", recursive=True)
-                m.set_attributes(tree.fileno(), set_flags=o.set_flags, recursive=True)
+                # The host's control groups and more are mounted below: never writable (CVE-2023-25809).
+                m.set_attributes(tree.fileno(), set_flags=o.set_flags | m.ATTR_RDONLY, recursive=True)
             with tree:
                 if o.copy_up:
                     copy_tree(target.fileno(), tree.fileno())
