@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oakum.engine.engine import Engine
+from oakum.engine.engine import Engine, Namespace
 from oakum.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from tests.conftest import Directories
 from tests.support.engines import Lab, clear, eventually, laboratory
@@ -47,6 +47,27 @@ for number in itertools.count():
         cri.remove_container(container)
         cri.stop_sandbox(pod)
         cri.remove_sandbox(pod)
+"""
+
+
+# One container of the command line, stopped and started over and over, its pod taken away now and then.
+RESTARTS = """
+import itertools, sys
+from oakum.backend.config import *
+from oakum.engine.engine import Engine
+root, state, image, logs, name = sys.argv[1:6]
+mine = Engine(root, state).namespace("k8s.io")
+script = "echo x >> /kept; trap 'exit 7' TERM; while :; do sleep 0.05; done"
+container = mine.create_standalone(
+    SandboxConfig(metadata=SandboxMetadata(name=name), owner="container"),
+    ContainerConfig(metadata=ContainerMetadata(name=name), image=image, command=("sh", "-c", script)))
+print("ready", flush=True)
+for number in itertools.count():
+    mine.start_container(container)
+    mine.stop_container(container, timeout_s=5)
+    if number % 2:
+        mine.stop_sandbox(mine.container_status(container).sandbox_id)
+    mine.rearm_container(container)
 """
 
 
@@ -118,6 +139,10 @@ def _listed(directory: str) -> list[str]:
         return []
 
 
+def kept_by(cri: Namespace, container_id: str) -> bytes:
+    return cri.exec_sync(container_id, ["head", "-c", "1", "/kept"], timeout_s=10).stdout
+
+
 def check_behaves(lab: Lab, fresh: Engine) -> None:
     """Every container has a state that makes sense, logs, and can be stopped and removed."""
     cri = fresh.namespace("k8s.io")
@@ -157,6 +182,27 @@ def test_an_engine_killed_at_any_moment_leaves_a_world_that_converges(lab: Lab) 
             assert fresh.recover() == [], said
             check_consistent(fresh)
             check_behaves(lab, fresh)
+
+
+@pytest.mark.timeout(600)
+def test_a_container_on_its_way_back_is_never_lost(lab: Lab) -> None:
+    for turn in range(8):
+        process = victim(lab, f"back{turn}", RESTARTS)
+        time.sleep(0.03 + 0.016 * turn)
+        kill(process)
+        with another(lab) as fresh:
+            said = fresh.recover_fully()
+            assert fresh.recover() == [], said
+            check_consistent(fresh)
+            cri = fresh.namespace("k8s.io")
+            (status,) = cri.list_containers()
+            cri.stop_container(status.id, timeout_s=10)
+            cri.rearm_container(status.id)
+            cri.start_container(status.id)
+            eventually(lambda: kept_by(cri, status.id) == b"x")  # noqa: B023 - over before the next turn
+            cri.remove_container(status.id)
+            check_consistent(fresh)
+            assert fresh._context.store.sandboxes() == ()
 
 
 @pytest.mark.timeout(300)

@@ -215,3 +215,35 @@ def test_what_the_host_cannot_do_is_said(lab: Lab) -> None:
         score = int(lab.run(container, "cat", "/proc/1/oom_score_adj"))
         warnings = lab.cri.inspect_container(container)["warnings"]
         assert (score == -999) != any("oom_score_adj" in line for line in warnings)
+
+
+def _said(lab: Lab, container_id: str) -> list[str]:
+    return [line.data.decode().strip() for line in lab.cri.logs(container_id)]
+
+
+def test_what_has_ended_is_started_again(lab: Lab) -> None:
+    """As `oakum start` and `oakum restart` do: what it wrote, its log and its name stay; a pod's container stays ended."""
+    script = "trap 'exit 3' TERM; echo x >> /kept; wc -l < /kept; while :; do sleep 0.05; done"
+    config = lab.container("again", script, log_path="")
+    sandbox = lab.sandbox("again", owner="container", log_directory="")
+    again = lab.cri.create_standalone(sandbox, config)
+    try:
+        lab.cri.rearm_container(again)  # of what was never started there is nothing to bring back
+        for times in (1, 2, 3, 4):
+            lab.cri.start_container(again)
+            eventually(lambda wanted=times: _said(lab, again) == [str(n + 1) for n in range(wanted)])
+            with pytest.raises(FailedPrecondition, match="running"):
+                lab.cri.rearm_container(again)
+            lab.cri.stop_container(again, timeout_s=10)
+            assert lab.cri.container_status(again).exit_code == 3
+            if times == 2:
+                lab.cri.stop_sandbox(lab.cri.container_status(again).sandbox_id)
+            lab.cri.rearm_container(again)
+            assert lab.cri.container_status(again).state == "created"
+    finally:
+        lab.cri.remove_container(again)
+    with lab.pod("once") as pod:
+        once = lab.started(pod, script="exit 0")
+        lab.cri.wait(once, timeout_s=10)
+        with pytest.raises(FailedPrecondition, match="started once"):
+            lab.cri.rearm_container(once)

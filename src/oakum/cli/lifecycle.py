@@ -65,20 +65,19 @@ def stop_seconds(status: ContainerStatus, given: int | None) -> float:
 
 @click.command(
     cls=TeachingCommand,
-    examples=(("oakum start db", "start what was created"), ("oakum start -ai job", "and stay with it")),
+    examples=(
+        ("oakum start db", "what was created, or has ended"),
+        ("oakum start -ai job", "and stay with it"),
+    ),
 )
 @click.option("-a", "--attach", is_flag=True, help="Stay in the foreground.")
 @click.option("-i", "--interactive", is_flag=True, help="With its standard input.")
 @_containers
 @pass_session
 def start(session: Session, containers: tuple[str, ...], attach: bool, interactive: bool) -> int:
-    """Start containers that were created, not run before."""
+    """Start containers that were created, or have ended: with what they wrote, their name, volumes and ports."""
     if not attach and not interactive:
-
-        def begin(status: ContainerStatus) -> None:
-            session.namespace.start_container(status.id)
-
-        return each(session, containers, begin)
+        return each(session, containers, lambda status: _begin(session, status))
     if len(containers) != 1:
         raise InvalidArgument("start", " ".join(containers), "only one can be in the foreground")
     try:
@@ -88,12 +87,20 @@ def start(session: Session, containers: tuple[str, ...], attach: bool, interacti
         return run_exit_code(error)
 
 
+def _begin(session: Session, status: ContainerStatus) -> None:
+    if status.state == "running":
+        return  # as docker does
+    session.namespace.rearm_container(status.id)
+    session.namespace.start_container(status.id)
+
+
 def _start_attached(session: Session, name: str, interactive: bool) -> int:
     namespace = session.namespace
     status = namespace.find_container(name)
     wanted = foreground.Wanted(tty=status.config.tty, stdin=interactive and status.config.stdin)
     foreground.check_terminal(tty=wanted.tty, stdin=wanted.stdin)
     with SignalQueue(everything=True) as signals:
+        namespace.rearm_container(status.id)
         rows, columns = foreground.terminal.size(foreground.terminal_fd(tty=wanted.tty))
         sock = namespace.start_attached(status.id, stdin=wanted.stdin, rows=rows, columns=columns)
         outcome = foreground.follow(namespace, status.id, sock, wanted, signals)
@@ -124,6 +131,29 @@ def stop(session: Session, containers: tuple[str, ...], seconds: int | None) -> 
         session.namespace.stop_container(status.id, timeout_s=stop_seconds(status, seconds))
 
     return each(session, containers, end)
+
+
+@click.command(
+    cls=TeachingCommand,
+    examples=(
+        ("oakum restart web", "its stop signal, kill after 10 seconds, and anew"),
+        ("oakum restart -t 0 web", "without a word"),
+    ),
+)
+@click.option(
+    "-t", "--time", "seconds", type=click.IntRange(min=0), metavar="SECONDS", help="Kill after so long [10]."
+)
+@_containers
+@pass_session
+def restart(session: Session, containers: tuple[str, ...], seconds: int | None) -> int:
+    """Stop containers and start them again; what has ended is only started."""
+
+    def again(status: ContainerStatus) -> None:
+        session.namespace.stop_container(status.id, timeout_s=stop_seconds(status, seconds))
+        session.namespace.rearm_container(status.id)
+        session.namespace.start_container(status.id)
+
+    return each(session, containers, again)
 
 
 @click.command(

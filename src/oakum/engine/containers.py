@@ -210,7 +210,7 @@ class Containers(Catalog):
             state = self.state(record)
             if state != "created" or record.phase != "created":
                 raise FailedPrecondition(
-                    "start container", record.id[:12], f"it is {state}", hint="a container is started once"
+                    "start container", record.id[:12], f"it is {state}", hint="a pod's container is started once"
                 )
             if sandbox.phase != "ready" or not shim_lives(sandbox):
                 raise FailedPrecondition("start container", record.id[:12], "its sandbox is not ready")
@@ -330,14 +330,14 @@ class Containers(Catalog):
         if record.phase != "removing":
             record = msgspec.structs.replace(record, phase="removing")
             self._context.store.update_container(record)
-        self._forget_in_shim(record)
+        self.forget_in_shim(record)
         ended = record.exit or read_exit(self._context.layout.bundle(record.id))
         if ended is not None and record.exit is None:
             # Who is told of the removal (engine.events) is told how it ended, too.
             self._context.store.update_container(msgspec.structs.replace(record, exit=ended))
         creation.discard(self._context, record)
 
-    def _forget_in_shim(self, record: ContainerRecord) -> None:
+    def forget_in_shim(self, record: ContainerRecord) -> None:
         """Have the shim kill and forget it; without a shim, kill what is left of it in its cgroup."""
         sandbox = self._context.store.sandbox(record.sandbox_id)
         if sandbox is not None and shim_lives(sandbox):

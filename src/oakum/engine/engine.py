@@ -182,6 +182,16 @@ class Namespace:
         """
         self._containers.start(container_id)
 
+    def rearm_container(self, container_id: str) -> None:
+        """Bring a container of the command line that has ended back to where it can be started; see `engine.again`.
+
+        Raises:
+            FailedPrecondition: it runs, or is one of a pod's.
+        """
+        from oakum.engine.again import rearm  # of all calls only `oakum start` needs it
+
+        rearm(self._context, self._sandboxes, self._containers, container_id)
+
     def start_attached(
         self,
         container_id: str,

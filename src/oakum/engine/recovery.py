@@ -147,12 +147,24 @@ def _listed(directory: str) -> list[str]:
 def _orphaned_pods(context: Context) -> list[str]:
     done: list[str] = []
     for name in _listed(context.layout.pods):
-        if context.store.sandbox(name) is not None:
-            continue
-        pods.end_shim(context, name, None)
-        pods.remove_directory(context.layout.pods, name)
-        done.append(f"sandbox {name[:12]}: unknown, ended")
+        record = context.store.sandbox(name)
+        if record is None:
+            pods.end_shim(context, name, None)
+            pods.remove_directory(context.layout.pods, name)
+            done.append(f"sandbox {name[:12]}: unknown, ended")
+        elif record.phase == "stopped" and os.listdir(f"{context.layout.pods}/{name}"):
+            # Whoever began to revive it (engine.again) was killed.
+            _with_lock(context, name, lambda _, key=name: _half_revived(context, key), done)
     return done
+
+
+def _half_revived(context: Context, sandbox_id: str) -> str:
+    record = context.store.sandbox(sandbox_id)
+    if record is None or record.phase != "stopped":
+        return ""
+    pods.end_shim(context, sandbox_id, record)
+    pods.remove_directory(context.layout.pods, sandbox_id)
+    return f"sandbox {sandbox_id[:12]}: half revived, stopped"
 
 
 def _orphaned_directories(context: Context) -> list[str]:

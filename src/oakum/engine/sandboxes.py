@@ -232,6 +232,22 @@ class Sandboxes:
             msgspec.structs.replace(record, phase="stopped", addresses=(), shim_pid=0, shim_start=0)
         )
 
+    def revive(self, record: SandboxRecord) -> None:
+        """Make what a stopped or lost sandbox needs to run anew, with its id and configuration. Its lock is ours.
+
+        Only the last step says "ready": whoever is killed before leaves a stopped one, which recovery clears.
+        """
+        if record.phase != "stopped":
+            self.finish_stop(record)
+            record = self.need(record.id)
+        self._end(record)
+        pods.remove_directory(self._context.layout.pods, record.id)
+        try:
+            self._build(record)
+        except BaseException:  # as in `_make`
+            self._end(record)
+            raise
+
     def remove(self, sandbox_id: str, *, remove_container: Callable[[ContainerRecord], None]) -> None:
         """Remove a sandbox and its containers; succeeds for what is gone."""
         found = self.lookup(sandbox_id)
