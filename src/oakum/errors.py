@@ -214,8 +214,28 @@ _EDGE_CODES: Final[dict[str, tuple[int, int, int]]] = {
 }
 
 
+# What the kernel said no with → gRPC status number; NOT_FOUND is not among them: clients take it for "already removed"
+_ERRNO_GRPC: Final[dict[int, int]] = {
+    **dict.fromkeys((_errno.EPERM, _errno.EACCES, _errno.EROFS), 7),
+    **dict.fromkeys(
+        (_errno.ENOSPC, _errno.EDQUOT, _errno.ENOMEM, _errno.EMFILE, _errno.ENFILE, _errno.EAGAIN), 8
+    ),
+    **dict.fromkeys(
+        (
+            *(_errno.ENOENT, _errno.ENOTDIR, _errno.EISDIR, _errno.EEXIST, _errno.ENOTEMPTY, _errno.ELOOP),
+            *(_errno.ENAMETOOLONG, _errno.EINVAL, _errno.ERANGE, _errno.E2BIG, _errno.EBUSY, _errno.EXDEV),
+            *(_errno.ENODEV, _errno.ENXIO, _errno.ENOTBLK, _errno.EADDRINUSE, _errno.EADDRNOTAVAIL),
+        ),
+        9,
+    ),
+    **dict.fromkeys((_errno.ENOSYS, _errno.EOPNOTSUPP), 12),
+}
+
+
 def grpc_status_number(error: OakumError) -> int:
     """The number of the gRPC status code for `error` (https://grpc.io status codes)."""
+    if type(error) is SystemFailure:
+        return _ERRNO_GRPC.get(error.errno, _EDGE_CODES[error.code][0])
     return _EDGE_CODES[error.code][0]
 
 

@@ -295,7 +295,14 @@ class MemoryBackend:
             raise FailedPrecondition("reopen log", container_id, "it does not run")
         self.reopened.append(container_id)
 
-    def exec_sync(self, container_id: str, argv: Sequence[str], *, timeout_s: float) -> ExecResult:
+    def exec_sync(
+        self,
+        container_id: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> ExecResult:
         self.exec_timeouts.append(timeout_s)
         self.container_status(container_id)
         command, *rest = argv

@@ -153,7 +153,7 @@ def _texts(field: FieldDescriptor, world: World) -> tuple[str, ...]:
     name = field.name.lower()
     if "image" in name:
         own = (
-            "UPPER/case",
+            "127.0.0.1:1/UPPER/case",
             "127.0.0.1:1/none:latest",
             "127.0.0.1:1/none@sha256:" + "0" * 64,
             "127.0.0.1:1/" + "x" * 300,

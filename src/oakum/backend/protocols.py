@@ -98,10 +98,17 @@ class RuntimeBackend(Protocol):
         """Close the log and open its path anew, for rotation. Raises FailedPrecondition unless it runs."""
         ...
 
-    def exec_sync(self, container_id: str, argv: Sequence[str], *, timeout_s: float) -> ExecResult:
+    def exec_sync(
+        self,
+        container_id: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> ExecResult:
         """Run a command in a running container; at `timeout_s` (0: none) its whole tree is killed.
 
-        Raises DeadlineExceeded, FailedPrecondition, CommandNotRunnable.
+        So it is once `cancelled`, which is asked now and then, says so. Raises Cancelled, DeadlineExceeded, FailedPrecondition, CommandNotRunnable.
         """
         ...
 

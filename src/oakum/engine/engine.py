@@ -308,15 +308,24 @@ class Namespace:
 
     # exec
 
-    def exec_sync(self, container_id: str, argv: Sequence[str], *, timeout_s: float) -> ExecResult:
+    def exec_sync(
+        self,
+        container_id: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> ExecResult:
         """Run a command in a running container; at `timeout_s` (0: none) its whole tree is killed.
 
+        So it is once `cancelled`, which is asked now and then, says so.
+
         Raises:
-            DeadlineExceeded: it had to be killed.
+            Cancelled, DeadlineExceeded: it had to be killed.
             FailedPrecondition: the container does not run.
             CommandNotRunnable: the command is missing or not executable.
         """
-        return self._execs.run(container_id, argv, timeout_s=timeout_s)
+        return self._execs.run(container_id, argv, timeout_s=timeout_s, cancelled=cancelled)
 
     def exec_start(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import selectors
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from oakum.backend.status import ExecResult
@@ -19,9 +19,10 @@ from oakum.engine.containers import Containers
 from oakum.engine.context import Context
 from oakum.engine.spec import capabilities, process
 from oakum.engine.store.records import ContainerRecord
-from oakum.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SystemFailure
+from oakum.errors import Cancelled, DeadlineExceeded, FailedPrecondition, InvalidArgument, SystemFailure
 
 if TYPE_CHECKING:
+    from oakum.model.exits import ExitRecord
     from oakum.shim.client import Exec, ShimClient
 
 _BLOCK: Final = 64 * 1024
@@ -29,6 +30,8 @@ _BLOCK: Final = 64 * 1024
 _OUTPUT_MAX: Final = 16 << 20
 # How long a pipe may stay open after the command's own end, by a child that it left behind.
 _DRAIN_S: Final = 1.0
+# How often a caller that waits for a silent command's end is asked whether it still wants to.
+_ASK_S: Final = 1.0
 
 
 class Execs:
@@ -111,9 +114,16 @@ class Execs:
                 raise InvalidArgument("exec", repr(text[:60]), "NUL in its command")
         return found
 
-    def run(self, container_id: str, argv: Sequence[str], *, timeout_s: float) -> ExecResult:
+    def run(
+        self,
+        container_id: str,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> ExecResult:
         """Run a command to its end."""
-        deadline = time.monotonic() + timeout_s if timeout_s > 0 else None
+        limit = Limit(timeout_s, cancelled)
         null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         pipes = [os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for _ in range(2)]
         readers = [reader for reader, _ in pipes]
@@ -127,7 +137,7 @@ class Execs:
                 os.close(null_fd)
                 for writer in writers:
                     os.close(writer)
-            return _collect(started, readers, deadline, timeout_s)
+            return _collect(started, readers, limit)
         finally:
             for reader in readers:
                 os.close(reader)
@@ -145,19 +155,51 @@ def _owning(client: ShimClient, started: Exec) -> Exec:
     return OwningExec(client, started.exec_id, started.pid, started.console_fd)
 
 
-def _collect(started: Exec, readers: Sequence[int], deadline: float | None, timeout_s: float) -> ExecResult:
-    """Read both pipes until they close, then the exit record; or kill everything at the deadline."""
+class Limit:
+    """How long a command may run: until a deadline, and while somebody wants to know."""
+
+    def __init__(self, timeout_s: float, cancelled: Callable[[], bool] | None) -> None:
+        self.timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s if timeout_s > 0 else None
+        self._cancelled = cancelled
+
+    def next_s(self, exec_id: str, longest_s: float) -> float:
+        """How long to wait before asking again. Raises DeadlineExceeded, Cancelled."""
+        if self._cancelled is not None and self._cancelled():
+            raise Cancelled("exec", exec_id, "the caller gave up")
+        if self._deadline is None:
+            return longest_s
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("exec", exec_id, "time is over")
+        return min(longest_s, left_s)
+
+
+def _ended(started: Exec, limit: Limit) -> ExitRecord:
+    """Its exit record, when it has one. Raises as `Limit.next_s`."""
+    while True:
+        wait_s = limit.next_s(started.exec_id, _ASK_S)
+        try:
+            return started.wait(wait_s)
+        except DeadlineExceeded:
+            continue  # of this round only
+
+
+def _collect(started: Exec, readers: Sequence[int], limit: Limit) -> ExecResult:
+    """Read both pipes until they close, then the exit record; or kill everything at the limit."""
     outputs = [bytearray() for _ in readers]
     try:
-        _drain(readers, outputs, deadline, started)
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        record = started.wait(left)
+        _drain(readers, outputs, limit, started)
+        record = _ended(started, limit)
+    except Cancelled:
+        started.kill()
+        raise
     except DeadlineExceeded as error:
         started.kill()
         raise DeadlineExceeded(
             "exec",
             started.exec_id,
-            f"it ran for over {timeout_s:g} s and was killed",
+            f"it ran for over {limit.timeout_s:g} s and was killed",
             hint="allow it more time",
         ) from error
     finally:
@@ -165,20 +207,17 @@ def _collect(started: Exec, readers: Sequence[int], deadline: float | None, time
     return ExecResult(exit_code=record.exit_code, stdout=bytes(outputs[0]), stderr=bytes(outputs[1]))
 
 
-def _drain(
-    readers: Sequence[int], outputs: Sequence[bytearray], deadline: float | None, started: Exec
-) -> None:
+def _drain(readers: Sequence[int], outputs: Sequence[bytearray], limit: Limit, started: Exec) -> None:
     ended_at: float | None = None
     with selectors.DefaultSelector() as selector:
         for reader, output in zip(readers, outputs, strict=True):
             selector.register(reader, selectors.EVENT_READ, output)
         while selector.get_map():
+            wait_s = limit.next_s(started.exec_id, 0.05)
             now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                raise DeadlineExceeded("exec", started.exec_id, "time is over")
             if ended_at is not None and now - ended_at >= _DRAIN_S:
                 return
-            ready = selector.select(0.05 if deadline is None else min(0.05, deadline - now))
+            ready = selector.select(wait_s)
             for key, _ in ready:
                 if not _read(key.fd, key.data):
                     selector.unregister(key.fd)

@@ -409,7 +409,10 @@ def hostname(config: SandboxConfig, sandbox_id: str) -> str:
 def _check(config: SandboxConfig, handler: str) -> None:
     if handler not in HANDLERS:
         raise InvalidArgument(
-            "run sandbox", repr(handler), "no such runtime handler", hint='leave it empty, or "oakum"'
+            "run sandbox",
+            f"runtime_handler {handler[:64]!r}",
+            "there is none of this name",
+            hint='leave it empty, or "oakum"',
         )
     if not config.metadata.name and config.owner != "container":
         raise InvalidArgument("run sandbox", "metadata.name", "a sandbox needs a name")

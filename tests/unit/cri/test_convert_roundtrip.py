@@ -22,10 +22,10 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 NAME = TEXT.filter(bool)
 LINE = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
 PATH = TEXT.filter(lambda t: ".." not in t).map(lambda t: "/" + t)
+BELOW_ROOT = PATH.filter(lambda t: bool(t.strip("/.")))
 BELOW = TEXT.filter(lambda t: ".." not in t and not t.startswith("/"))
 TABLE = st.dictionaries(NAME, TEXT, max_size=3)
 COUNT = st.integers(0, 2**62)
-LIMIT = st.integers(-1, 2**62)
 ID = st.integers(0, MAX_ID)
 FLAG = st.booleans()
 
@@ -57,28 +57,32 @@ APPARMOR = st.builds(
 SELINUX = st.builds(backend.SELinuxOptions, user=TEXT, role=TEXT, type=TEXT, level=TEXT)
 
 
-def resources(score: st.SearchStrategy[int | None]) -> st.SearchStrategy[backend.Resources]:
-    return st.builds(
-        backend.Resources,
-        cpu_period_us=COUNT,
-        cpu_quota_us=LIMIT,
-        cpu_shares=COUNT,
-        memory_limit_bytes=LIMIT,
-        memory_swap_limit_bytes=LIMIT,
-        oom_score_adj=score,
-        cpuset_cpus=TEXT,
-        cpuset_mems=TEXT,
-        hugepage_limits=many(
-            st.builds(
-                backend.HugepageLimit,
-                page_size=st.sampled_from(("64KB", "2MB", "1GB")),
-                limit_bytes=st.integers(0, 2**64 - 1),
+@st.composite
+def resources(draw: st.DrawFn, score: st.SearchStrategy[int | None]) -> backend.Resources:
+    memory = draw(st.sampled_from((-1, 0)) | st.integers(4096, 2**63 - 1))
+    return backend.Resources(
+        cpu_period_us=draw(st.just(0) | st.integers(1000, 1_000_000)),
+        cpu_quota_us=draw(st.sampled_from((-1, 0)) | st.integers(1000, 2**44 - 1)),
+        cpu_shares=draw(COUNT),
+        memory_limit_bytes=memory,
+        memory_swap_limit_bytes=draw(st.sampled_from((-1, 0)) | st.integers(max(memory, 1), 2**63 - 1)),
+        oom_score_adj=draw(score),
+        cpuset_cpus=draw(CPUS),
+        cpuset_mems=draw(CPUS),
+        hugepage_limits=draw(
+            many(
+                st.builds(
+                    backend.HugepageLimit,
+                    page_size=st.sampled_from(("64KB", "2MB", "1GB")),
+                    limit_bytes=st.integers(0, 2**64 - 1),
+                )
             )
         ),
-        unified=TABLE,
+        unified=draw(TABLE),
     )
 
 
+CPUS = st.sampled_from(("", "0", "0-3,8", "12,14-15"))
 SCORE = st.integers(-1000, 1000)
 SCORE_OR_NOTHING = SCORE.map(lambda s: s or None)
 
@@ -154,7 +158,7 @@ def mounts(draw: st.DrawFn) -> backend.Mount:
     image = draw(st.just("") | NAME)
     recursive = draw(FLAG)
     return backend.Mount(
-        container_path=draw(PATH),
+        container_path=draw(BELOW_ROOT),
         host_path="" if image else draw(PATH),
         readonly=bool(image) or recursive or draw(FLAG),
         recursive_read_only=recursive,
@@ -192,7 +196,7 @@ CONTAINERS = st.builds(
     devices=many(
         st.builds(
             backend.Device,
-            container_path=PATH,
+            container_path=BELOW_ROOT,
             host_path=PATH,
             permissions=st.sampled_from(["r", "rw", "rwm", "m"]),
         )

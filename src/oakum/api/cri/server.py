@@ -30,6 +30,8 @@ from oakum.backend.protocols import ImageBackend, RuntimeBackend
 MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 MAX_SEND_BYTES = 64 * 1024 * 1024
 """More than the kubelet takes (16 MiB): a client with a larger limit gets its long lists whole."""
+MAX_CONNECTIONS = 256
+"""A kubelet has two; their descriptors must leave enough of the usual 1024 for the work."""
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
@@ -40,6 +42,10 @@ _OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 0),
+    # idle connections keep nobody out: what is too many is closed at once, what says nothing soon, what rests later
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    ("grpc.server_handshake_timeout_ms", 5000),
+    ("grpc.max_connection_idle_ms", 300_000),
     # two servers must never share one socket without knowing
     ("grpc.so_reuseport", 0),
     # all clients are on this machine: compression only costs

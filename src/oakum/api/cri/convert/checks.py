@@ -16,6 +16,11 @@ T = TypeVar("T")
 
 MAX_ID = 2**32 - 2
 """The largest user or group id: the next one means "no id" to the kernel. Source: chown(2)."""
+LONGEST_S = 1_000_000
+"""Longer waits are cut to this, eleven days: the kernel's timers in milliseconds end at 24."""
+_MAX_PATH_BYTES = 4095
+_MAX_NAME_BYTES = 255
+"""Source: limits.h(0p), PATH_MAX without its end, NAME_MAX."""
 _TEXT = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES)
 
 
@@ -75,17 +80,25 @@ def within(field: str, value: int, lowest: int, highest: int | None = None) -> i
 
 
 def absolute_path(field: str, path: str) -> str:
-    """`path`, which must begin with a slash."""
+    """`path`, which must begin with a slash and be one that the kernel takes."""
     if not path.startswith("/"):
-        raise refusal(field, f"{path!r} is not an absolute path" if path else "missing")
+        raise refusal(field, f"{path[:64]!r} is not an absolute path" if path else "missing")
+    return _fitting(field, path)
+
+
+def _fitting(field: str, path: str) -> str:
+    if len(path.encode()) > _MAX_PATH_BYTES:
+        raise refusal(field, f"a path of more than {_MAX_PATH_BYTES} bytes")
+    if any(len(part.encode()) > _MAX_NAME_BYTES for part in path.split("/")):
+        raise refusal(field, f"a path with a name of more than {_MAX_NAME_BYTES} bytes")
     return path
 
 
 def path_below(field: str, path: str) -> str:
     """`path`, which must be relative (or empty) and stay below the directory it is relative to."""
     if path.startswith("/"):
-        raise refusal(field, f"{path!r} is not a relative path")
-    return no_parent(field, path)
+        raise refusal(field, f"{path[:64]!r} is not a relative path")
+    return no_parent(field, _fitting(field, path))
 
 
 def no_parent(field: str, path: str) -> str:
@@ -95,10 +108,23 @@ def no_parent(field: str, path: str) -> str:
     return path
 
 
+def cpu_list(field: str, text: str) -> str:
+    """`text`, which must be empty or a list of processors or memory nodes as cpuset(7) has it: "0-3,8"."""
+    for part in text.split(",") if text else ():
+        first, dash, last = part.partition("-")
+        if not (_is_small(first) and (not dash or (_is_small(last) and int(first) <= int(last)))):
+            raise refusal(field, f"{text[:64]!r} is not a list", hint="write it as 0-3,8")
+    return text
+
+
+def _is_small(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5
+
+
 def page_size(field: str, text: str) -> str:
     """`text`, which must be a size of huge pages as the kernel's files have it: "2MB"."""
     number, unit = text[:-2], text[-2:]
-    if not (number.isascii() and number.isdecimal() and len(number) <= 10 and unit in ("KB", "MB", "GB")):
+    if not (_is_small(number) and unit in ("KB", "MB", "GB")):
         raise refusal(
             field, f"{text[:64]!r} is not a page size" if text else "missing", hint="write it as 2MB"
         )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import posixpath
+
 from oakum.api.cri._proto import cri_pb2 as pb
 from oakum.api.cri.convert.checks import absolute_path, known, path_below, present, refusal
 from oakum.api.cri.convert.enums import PROPAGATION_NUMBERS, PROPAGATIONS
@@ -27,13 +29,16 @@ def read_mount(message: pb.Mount, field: str) -> Mount:
         raise refusal(f"{field}.readonly", "an image is mounted read-only", hint="set it")
     if message.image_sub_path and not image:
         raise refusal(f"{field}.image_sub_path", "there is no image")
+    where = absolute_path(f"{field}.container_path", message.container_path)
+    if posixpath.normpath(where).strip("/") == "":
+        raise refusal(f"{field}.container_path", "nothing can be mounted over the container's root")
     propagation = known(f"{field}.propagation", PROPAGATIONS, message.propagation)
     if message.recursive_read_only and not message.readonly:
         raise refusal(f"{field}.recursive_read_only", "the mount is not readonly")
     if message.recursive_read_only and propagation != "private":
         raise refusal(f"{field}.recursive_read_only", "the propagation is not private")
     return Mount(
-        container_path=absolute_path(f"{field}.container_path", message.container_path),
+        container_path=where,
         host_path=message.host_path,
         readonly=message.readonly,
         recursive_read_only=message.recursive_read_only,

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from oakum.api.cri._proto import cri_pb2 as pb
 from oakum.api.cri.chunks import chunks
-from oakum.api.cri.convert.checks import present, refusal, within
+from oakum.api.cri.convert.checks import LONGEST_S, present, refusal, within
 from oakum.api.cri.convert.containers import (
     read_container_config,
     read_container_filter,
@@ -47,7 +47,7 @@ class ContainerRpcs(RuntimeRpcs):
         self, request: pb.StopContainerRequest, _context: Context
     ) -> pb.StopContainerResponse:
         """Stop signal, `timeout` seconds of grace (0: none), kill. Spec: CRI v1 StopContainer."""
-        timeout_s = within("timeout", request.timeout, 0)
+        timeout_s = min(within("timeout", request.timeout, 0), LONGEST_S)
         await self.calls.patient(
             self.runtime.stop_container, present("container_id", request.container_id), timeout_s=timeout_s
         )

@@ -9,10 +9,12 @@ reach them as an error and no output at all. What does not fit is cut, and the e
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import cast
 
 from oakum.api.cri._proto import cri_pb2 as pb
-from oakum.api.cri.convert.checks import present, refusal, within
+from oakum.api.cri.convert.checks import LONGEST_S, present, refusal, within
 from oakum.api.cri.rpc.base import Context, RuntimeRpcs
 
 ROOM_BYTES = 16 * 1024 * 1024 - 64 * 1024
@@ -27,14 +29,25 @@ class ExecRpcs(RuntimeRpcs):
         container_id = present("container_id", request.container_id)
         if not request.cmd:
             raise refusal("cmd", "missing")
-        timeout_s = float(within("timeout", request.timeout, 0))
+        if not request.cmd[0]:
+            raise refusal("cmd[0]", "empty")
+        timeout_s = float(min(within("timeout", request.timeout, 0), LONGEST_S))
         # nobody reads the answer after the caller's own deadline: the command must not go on until then
         left_s = cast("float | None", context.time_remaining())  # None without a deadline
         if left_s is not None and (timeout_s == 0 or left_s < timeout_s):
             timeout_s = max(left_s, 0.001)
-        result = await self.calls.patient(
-            self.runtime.exec_sync, container_id, tuple(request.cmd), timeout_s=timeout_s
-        )
+        gone = threading.Event()
+        try:
+            result = await self.calls.patient(
+                self.runtime.exec_sync,
+                container_id,
+                tuple(request.cmd),
+                timeout_s=timeout_s,
+                cancelled=gone.is_set,
+            )
+        except asyncio.CancelledError:
+            gone.set()  # nobody waits for it: it is killed as at its deadline
+            raise
         stdout, stderr = cut(result.stdout, result.stderr)
         return pb.ExecSyncResponse(stdout=stdout, stderr=stderr, exit_code=result.exit_code)
 

@@ -32,6 +32,8 @@ class StreamRpcs(RuntimeRpcs):
         container_id = present("container_id", request.container_id)
         if not request.cmd:
             raise refusal("cmd", "missing")
+        if not request.cmd[0]:
+            raise refusal("cmd[0]", "empty")
         wanted = _wanted(request)
         argv = tuple(request.cmd)
         running = await self._running("exec", container_id)
