@@ -8,20 +8,27 @@ first and then acts on the path. Mounts stay until the namespace goes; what lies
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import itertools
 import json
 import os
 import stat
+import struct
 import sys
 from collections.abc import Callable
 from typing import Final
 
 from oakum.errors import OakumError
 from oakum.linux import mount as m
+from oakum.oci.handover import open_console
 from oakum.oci.options import MountOptions
 from oakum.oci.plan import BindMount, FilesystemMount, Link, MakeDevice, Mask, Step
 from oakum.oci.rootfs import Builder
 
 _MS_BIND: Final = 4096
+_DETACH: Final = 2
+_TIOCGPTN: Final = 0x80045430
+_PTS: Final = 136  # major number of terminals
 _libc = ctypes.CDLL(None, use_errno=True)
 # Few places, so that mounts do not pile up too high on any.
 _PLACES: Final = 50
@@ -82,6 +89,34 @@ def naive(kind: str, root: str) -> Callable[[int], None]:
     return act
 
 
+def console(way: str, root: str, astray: list[str]) -> Callable[[int], None]:
+    """A new terminal put at /dev/console, by us or naively; `astray` gets what else came to be there."""
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY)
+    for name in itertools.cycle(("pts", "other")):
+        directory = os.open(f"{root}/dev/{name}", os.O_RDONLY | os.O_DIRECTORY)
+        if "here" in os.listdir(directory):
+            _mount("devpts", f"/proc/self/fd/{directory}", "devpts", 0)
+            break
+        os.close(directory)
+
+    def act(_number: int) -> None:
+        if way == "careful":
+            for fd in open_console(root_fd, {}, bind=True):
+                fd.close()
+        else:
+            with open(f"{root}/dev/pts/ptmx", "r+b", buffering=0) as master:
+                (number,) = struct.unpack("I", fcntl.ioctl(master, _TIOCGPTN, b"\0" * 4))
+                _mount(f"{root}/dev/pts/{number}", f"{root}/dev/console", "", _MS_BIND)
+        kind = os.major(os.stat(f"{root}/dev/console").st_rdev)
+        if kind != _PTS:
+            astray.append(str(kind))
+        _libc.umount2(
+            f"{root}/dev/console".encode(), _DETACH
+        )  # its terminal is gone: nothing can be mounted there
+
+    return act
+
+
 def _mount(source: str, target: str, fstype: str, flags: int) -> None:
     if _libc.mount(source.encode(), target.encode(), fstype.encode(), flags, None):
         raise OSError(ctypes.get_errno(), "mount", target)
@@ -98,7 +133,11 @@ def found_outside(outside: str, before: list[str]) -> list[str]:
 def main(kind: str, way: str, root: str, outside: str, tries: int) -> dict[str, object]:
     """Run the race."""
     before = os.listdir(outside)
-    act = careful(kind, root) if way == "careful" else naive(kind, root)
+    astray: list[str] = []
+    if kind == "console":
+        act = console(way, root, astray)
+    else:
+        act = careful(kind, root) if way == "careful" else naive(kind, root)
     done = refused = 0
     for number in range(tries if way == "careful" else tries * 10):
         try:
@@ -106,9 +145,9 @@ def main(kind: str, way: str, root: str, outside: str, tries: int) -> dict[str, 
             done += 1
         except (OSError, OakumError):
             refused += 1  # it lost the race, and did nothing
-        if way == "naive" and number % 20 == 0 and found_outside(outside, before):
+        if way == "naive" and number % 20 == 0 and (astray or found_outside(outside, before)):
             break
-    return {"done": done, "refused": refused, "outside": found_outside(outside, before)}
+    return {"done": done, "refused": refused, "outside": astray + found_outside(outside, before)}
 
 
 if __name__ == "__main__":

@@ -266,7 +266,12 @@ def _remove_damaged(directory: Directory) -> list[str]:
 
 
 def _end(container: Container) -> None:
-    container.kill(signal.SIGKILL)
+    try:
+        container.kill(signal.SIGKILL)
+    except FailedPrecondition:
+        if container.alive():
+            raise
+        # it ended by itself in this moment
     deadline = time.monotonic() + _KILL_TIMEOUT_S
     while container.alive():
         if time.monotonic() > deadline:
