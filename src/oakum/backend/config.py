@@ -99,7 +99,10 @@ class DnsConfig(Struct, frozen=True, kw_only=True):
 
 
 class Mount(Struct, frozen=True, kw_only=True):
-    """A host path, or an image, seen inside a container; the backend says in `image_id` which one it took."""
+    """A host path, an image or a volume ("": one that goes with the container) seen inside a container.
+
+    The backend says in `image_id` which image it took.
+    """
 
     container_path: str
     host_path: str = ""
@@ -114,6 +117,7 @@ class Mount(Struct, frozen=True, kw_only=True):
     image_id: str = ""
     options: tuple[str, ...] = ()
     tmpfs: bool = False
+    volume: str | None = None
 
 
 class Device(Struct, frozen=True, kw_only=True):

@@ -52,6 +52,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "image": Entry("oakum.cli.images:image", _NOUNS, "List, pull, push, tag, import and remove images."),
     "pod": Entry("oakum.cli.pods:pod", _NOUNS, "List, inspect, stop and remove pods."),
     "network": Entry("oakum.cli.network:network", _NOUNS, "List, make, inspect and remove networks."),
+    "volume": Entry("oakum.cli.volume:volume", _NOUNS, "List, create, inspect and remove volumes."),
     "ns": Entry("oakum.cli.namespaces:ns", _NOUNS, "List, create and remove namespaces."),
     "serve": Entry("oakum.cli.serve:serve", _HOST, "Answer the kubelet on a socket."),
     "info": Entry("oakum.cli.host:info", _HOST, "Say what oakum runs on, and what it holds."),

@@ -56,6 +56,15 @@ def complete_pod(ctx: click.Context, _parameter: click.Parameter, incomplete: st
     return _offer([pod.id[:12] for pod in pods if not pod.config.owner], incomplete)
 
 
+def complete_volume(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of volumes."""
+    try:
+        volumes = _engine(ctx)[1].volumes.list()
+    except OakumError:
+        return []
+    return _offer([volume.name for volume in volumes], incomplete)
+
+
 def complete_network(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of networks."""
     try:

@@ -11,7 +11,7 @@ import click
 
 from oakum.cli import text
 from oakum.cli.complete import complete_image
-from oakum.cli.inspection import inspect_each
+from oakum.cli.each import inspect_each
 from oakum.cli.lazy import Entry, LazyGroup, TeachingCommand
 from oakum.cli.output import (
     Column,

@@ -8,11 +8,10 @@ from typing import Final
 import click
 
 from oakum.cli.complete import complete_namespace
+from oakum.cli.each import act_on_each
 from oakum.cli.lazy import Entry, LazyGroup, TeachingCommand
 from oakum.cli.output import Column, format_option, quiet_option, write_json, write_table
-from oakum.cli.report import report
 from oakum.cli.session import CONTEXT_SETTINGS, Session, pass_session
-from oakum.errors import OakumError
 
 _HERE: Final = "oakum.cli.namespaces"
 _COLUMNS: Final = (
@@ -74,12 +73,4 @@ def create(session: Session, name: str) -> int:
 @pass_session
 def rm(session: Session, names: tuple[str, ...]) -> int:
     """Remove namespaces that hold nothing."""
-    code = 0
-    for name in names:
-        try:
-            session.engine.remove_namespace(name)
-        except OakumError as error:
-            code = report(error, as_json=session.as_json)
-        else:
-            click.echo(name)
-    return code
+    return act_on_each(names, session.engine.remove_namespace, as_json=session.as_json)

@@ -11,8 +11,8 @@ import click
 
 from oakum.cli import text
 from oakum.cli.complete import complete_pod
+from oakum.cli.each import inspect_each
 from oakum.cli.flags.words import parse_pairs
-from oakum.cli.inspection import inspect_each
 from oakum.cli.lazy import Entry, LazyGroup, TeachingCommand
 from oakum.cli.output import (
     Column,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from oakum.backend.config import ContainerConfig, Resources, SELinuxOptions
+from oakum.backend.config import ContainerConfig, Mount, Resources, SELinuxOptions
 from oakum.engine import cdi, host, imageviews, pods, volumes
 from oakum.engine.context import Context
 from oakum.engine.sandboxes import hostname
@@ -29,6 +29,7 @@ from oakum.engine.store.records import ContainerRecord, ImageRecord, SandboxReco
 from oakum.errors import InvalidArgument, NotFound
 from oakum.linux.durable import write_file_fast
 from oakum.model.ids import check_name, new_id
+from oakum.model.rootfs import RootfsSource
 from oakum.model.signals import parse_signal, signal_name
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ def build(
     source = context.snapshotter.prepare_container(record.id, record.chain_id)
     anonymous = _anonymous_volumes(record.config, image)
     volume_paths = volumes.create(f"{bundle}/volumes", anonymous, source)
+    config = _with_volumes(context, record, source)
     around = builder.Surroundings(
         sandbox=sandbox.config,
         pod_path=layout.pod(sandbox.id),
@@ -177,7 +179,7 @@ def build(
         cgroup_namespace=context.cgroups.mode == "v2" and not record.config.privileged,
         apparmor=host.has_apparmor(),
     )
-    spec = builder.build(record.config, _facts(image), around)
+    spec = builder.build(config, _facts(image), around)
     seccomp_program(context, sandbox, record.config)
     with storing("write container configuration", bundle):
         if record.log_path:
@@ -185,10 +187,31 @@ def build(
         write_file_fast(f"{bundle}/config.json", msgspec.json.encode(spec))
 
 
+def _with_volumes(context: Context, record: ContainerRecord, source: RootfsSource) -> ContainerConfig:
+    """The configuration with named volumes as the directories that they are; anonymous ones are made elsewhere."""
+    config = record.config
+    if all(mount.volume is None for mount in config.mounts):
+        return config
+    from oakum.engine.named_volumes import NamedVolumes  # of most containers no volume is asked for
+
+    named = NamedVolumes(context, record.namespace)
+    mounts: list[Mount] = []
+    for mount in config.mounts:
+        if mount.volume is None:
+            mounts.append(mount)
+        elif mount.volume:
+            path = named.ensure(mount.volume, record.id, source, mount.container_path)
+            mounts.append(msgspec.structs.replace(mount, host_path=path))
+    return msgspec.structs.replace(config, mounts=tuple(mounts))
+
+
 def _anonymous_volumes(config: ContainerConfig, image: ImageRecord) -> list[str]:
-    """Where the image declared volumes and the caller mounts nothing. What an image says is checked, not trusted."""
-    taken = {clean(mount.container_path) for mount in config.mounts}
-    found: list[str] = []
+    """Where the caller wants them, and where the image declared them and the caller mounts nothing.
+
+    What an image says is checked, not trusted.
+    """
+    taken = {clean(mount.container_path) for mount in config.mounts if mount.volume != ""}
+    found = [clean(mount.container_path) for mount in config.mounts if mount.volume == ""]
     for place in image.volumes:
         path = clean(place if place.startswith("/") else f"/{place}")
         if path not in taken and path not in found:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from oakum.engine.events import Watcher
     from oakum.engine.execs import Execs
     from oakum.engine.metrics import Metrics
+    from oakum.engine.named_volumes import NamedVolumes
     from oakum.engine.stats import Statistics
     from oakum.images.config import ImageConfig
     from oakum.network.choice import ChosenNetwork
@@ -88,6 +89,13 @@ class Namespace:
         from oakum.engine.events import Watcher  # only servers watch
 
         return Watcher(self._context, self.name)
+
+    @cached_property
+    def volumes(self) -> NamedVolumes:
+        """The named volumes: list, create and remove them."""
+        from oakum.engine.named_volumes import NamedVolumes  # only `oakum volume` asks for them
+
+        return NamedVolumes(self._context, self.name)
 
     @cached_property
     def _metrics(self) -> Metrics:

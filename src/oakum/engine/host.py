@@ -164,7 +164,7 @@ def check_mount_sources(mounts: Sequence[Mount], *, make_missing: bool) -> list[
     """
     found: list[Mount] = []
     for mount in mounts:
-        if mount.tmpfs or mount.image:
+        if mount.tmpfs or mount.image or mount.volume is not None:
             found.append(mount)
             continue
         source = mount.host_path

@@ -64,6 +64,11 @@ class Layout:
         return f"{self.root}/containers"
 
     @property
+    def volumes(self) -> str:
+        """Named volumes by namespace."""
+        return f"{self.root}/volumes"
+
+    @property
     def sandboxes(self) -> str:
         """The directory of all sandboxes' files."""
         return f"{self.root}/sandboxes"

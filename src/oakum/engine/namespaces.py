@@ -44,6 +44,8 @@ class Namespaces:
 
     def remove(self, name: str) -> None:
         """Remove an empty namespace. Raises NotFound, FailedPrecondition."""
+        from oakum.engine.named_volumes import NamedVolumes  # only here is every kind of object asked for
+
         store = self._context.store
         with store.transaction():
             if name not in self.list():
@@ -54,6 +56,7 @@ class Namespaces:
                     ("sandboxes", store.sandboxes(name)),
                     ("containers", store.containers(name)),
                     ("image names", store.image_names(name)),
+                    ("volumes", NamedVolumes(self._context, name).list()),
                 )
                 if items
             ]

@@ -15,6 +15,7 @@ from typing import Protocol
 from oakum.engine import creation, garbage, pods
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
+from oakum.engine.named_volumes import NamedVolumes
 from oakum.engine.states import shim_lives, shim_seems_alive
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
 from oakum.errors import OakumError
@@ -74,6 +75,8 @@ def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str
     done += _orphaned_addresses(context)
     done += _orphaned_locks(context)
     done += garbage.collect(context)
+    for namespace in context.store.namespaces():
+        NamedVolumes(context, namespace).cleanup()
     context.snapshotter.cleanup()
     context.content.cleanup()
     return done

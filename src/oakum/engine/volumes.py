@@ -25,7 +25,7 @@ def create(directory: str, places: Sequence[str], source: RootfsSource) -> dict[
         for number, place in enumerate(places):
             target = f"{directory}/{number}"
             if not os.path.isdir(target):
-                _copy(source, place, f"{directory}/.{number}.partial")
+                copy_place(source, place, f"{directory}/.{number}.partial")
                 os.rename(f"{directory}/.{number}.partial", target)
             found[place] = target
     except OSError as error:
@@ -33,7 +33,8 @@ def create(directory: str, places: Sequence[str], source: RootfsSource) -> dict[
     return found
 
 
-def _copy(source: RootfsSource, place: str, partial: str) -> None:
+def copy_place(source: RootfsSource, place: str, partial: str) -> None:
+    """Make `partial` anew as a copy of an image's directory; empty where the image has none. Raises OSError."""
     # Copying trees is the snapshots' craft; only images with volumes load it.
     from oakum.linux.paths import open_in_root
     from oakum.snapshots.merge import merge_layer

@@ -268,8 +268,8 @@ def test_volumes() -> None:
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("/data", "no source"),
-        ("data:/data", "is not a path"),
+        ("data", "not an absolute path"),
+        ("da/ta:/data", "neither a path nor the name"),
         ("/a:b", "not an absolute path"),
         ("/a:/", "root cannot be mounted over"),
         ("/a:/..", "root cannot be mounted over"),
@@ -283,10 +283,19 @@ def test_volumes_that_cannot_be(text: str, cause: str) -> None:
         mounts.parse_volume(text, cwd="/w")
 
 
-def test_a_named_volume_is_refused_with_a_way_out() -> None:
+def test_volumes_of_ours() -> None:
+    assert mounts.parse_volume("db:/data:ro", cwd="/w") == Mount(
+        volume="db", container_path="/data", readonly=True
+    )
+    assert mounts.parse_volume("/data", cwd="/w") == Mount(volume="", container_path="/data")
+    assert mounts.parse_mount("type=volume,src=db,dst=/data", cwd="/w").volume == "db"
+    assert mounts.parse_mount("type=volume,dst=/data", cwd="/w").volume == ""
+
+
+def test_a_path_that_looks_like_a_name_has_a_way_out() -> None:
     with pytest.raises(InvalidArgument) as caught:
-        mounts.parse_volume("data:/data", cwd="/w")
-    assert "./data" in caught.value.hint
+        mounts.parse_volume("da/ta:/data", cwd="/w")
+    assert "./da/ta" in caught.value.hint
 
 
 @given(st.text(max_size=60))
@@ -296,7 +305,7 @@ def test_a_mount_stays_below_the_containers_root(text: str) -> None:
     except InvalidArgument:
         return
     assert found.container_path.startswith("/")
-    assert found.host_path.startswith("/")
+    assert found.host_path.startswith("/") != (found.volume is not None)
     assert ".." not in found.container_path.split("/")
     assert found.container_path != "/"
 
@@ -323,7 +332,7 @@ def test_long_form_mounts() -> None:
     image = mounts.parse_mount("type=image,src=busybox,dst=/tools,image-subpath=bin", cwd="/w")
     assert (image.image, image.image_sub_path, image.readonly) == ("busybox", "bin", True)
     assert "size=1m" in mounts.parse_mount("type=tmpfs,dst=/t,tmpfs-size=1m", cwd="/w").options
-    for text in ("type=volume,src=x,dst=/b", "src=/a", "type=image,dst=/b", "src=/a,dst=/b,foo=1"):
+    for text in ("type=volume,src=x/y,dst=/b", "src=/a", "type=image,dst=/b", "src=/a,dst=/b,foo=1"):
         with pytest.raises(InvalidArgument):
             mounts.parse_mount(text, cwd="/w")
 

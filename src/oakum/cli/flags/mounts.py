@@ -7,10 +7,11 @@ Parses text only; whether a source exists is found by the engine, which opens it
 from __future__ import annotations
 
 import os.path
-from typing import Final
+from typing import Final, NamedTuple
 
 from oakum.backend.config import Device, Mount, Propagation
 from oakum.errors import InvalidArgument
+from oakum.model.ids import check_name
 
 _PROPAGATION: Final[dict[str, Propagation]] = {
     "private": "private",
@@ -25,6 +26,12 @@ _IGNORED: Final = frozenset(["rw", "nocopy", "consistent", "cached", "delegated"
 # as docker has it: a scratch area for everybody that nothing is run from, unless said otherwise
 _TMPFS_USUAL: Final[tuple[str, ...]] = ("nosuid", "nodev", "noexec", "mode=1777")
 _TMPFS_KEYS: Final = frozenset(["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks"])
+
+
+class Volume(NamedTuple):
+    """The source of a mount that is a volume of ours; "" is one that goes with its container."""
+
+    name: str
 
 
 def _inside(option: str, text: str, path: str) -> str:
@@ -42,7 +49,7 @@ def _inside(option: str, text: str, path: str) -> str:
     return clean
 
 
-def _source(option: str, text: str, path: str, cwd: str) -> str:
+def _path(option: str, text: str, path: str, cwd: str) -> str:
     if not path or "\0" in path:
         raise InvalidArgument(f"parse {option}", repr(text), "the source is empty")
     if path.startswith("~"):
@@ -52,12 +59,27 @@ def _source(option: str, text: str, path: str, cwd: str) -> str:
             f"parse {option}",
             repr(text),
             f"{path!r} is not a path",
-            hint=f"named volumes are not supported: give an absolute path, or ./{path}",
+            hint=f"give an absolute path, or ./{path}",
         )
     return os.path.normpath(os.path.join(cwd, path))
 
 
-def _mount(option: str, text: str, source: str, target: str, options: list[str]) -> Mount:
+def _source(option: str, text: str, source: str, cwd: str) -> str | Volume:
+    """A path, or the name of a volume: what begins like no path and has no slash in it."""
+    if not source or source.startswith(("/", ".", "~")):
+        return _path(option, text, source, cwd)
+    try:
+        return Volume(check_name("volume", source))
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"parse {option}",
+            repr(text),
+            f"{source!r} is neither a path nor the name of a volume",
+            hint=f"give an absolute path, or ./{source}",
+        ) from error
+
+
+def _mount(option: str, text: str, source: str | Volume, target: str, options: list[str]) -> Mount:
     readonly = recursive = relabel = False
     propagation: Propagation = "private"
     extra: list[str] = []
@@ -81,7 +103,8 @@ def _mount(option: str, text: str, source: str, target: str, options: list[str])
             )
     return Mount(
         container_path=target,
-        host_path=source,
+        host_path="" if isinstance(source, Volume) else source,
+        volume=source.name if isinstance(source, Volume) else None,
         readonly=readonly,
         recursive_read_only=recursive,
         selinux_relabel=relabel,
@@ -91,19 +114,16 @@ def _mount(option: str, text: str, source: str, target: str, options: list[str])
 
 
 def parse_volume(text: str, *, cwd: str) -> Mount:
-    """The mount that "SOURCE:TARGET[:OPTION,...]" describes; a relative source starts at `cwd`.
+    """The mount that "[SOURCE:]TARGET[:OPTION,...]" describes; a relative source starts at `cwd`.
+
+    Without a source it is a volume that goes with its container.
 
     Raises:
-        InvalidArgument: not such a text, a named volume, or an unknown option.
+        InvalidArgument: not such a text, or an unknown option.
     """
     parts = text.split(":")
     if len(parts) == 1:
-        raise InvalidArgument(
-            "parse --volume",
-            repr(text),
-            "no source",
-            hint="write SOURCE:TARGET, or --tmpfs TARGET for a scratch area",
-        )
+        return Mount(container_path=_inside("--volume", text, parts[0]), volume="")
     if len(parts) > 3:
         raise InvalidArgument(
             "parse --volume", repr(text), "too many colons", hint="write SOURCE:TARGET[:ro]"
@@ -177,7 +197,7 @@ def _mount_fields(text: str) -> tuple[dict[str, str], list[str]]:
 
 
 def parse_mount(text: str, *, cwd: str) -> Mount:
-    """The mount that "type=bind|tmpfs|image,src=...,dst=...[,ro]" describes.
+    """The mount that "type=bind|volume|tmpfs|image,src=...,dst=...[,ro]" describes.
 
     Raises:
         InvalidArgument: not such a text.
@@ -197,13 +217,16 @@ def parse_mount(text: str, *, cwd: str) -> Mount:
             image_sub_path=fields.get("subpath", ""),
             readonly=True,
         )
-    if kind != "bind":
+    if kind not in ("bind", "volume"):
         raise InvalidArgument(
-            "parse --mount", repr(text), f"unknown type {kind!r}", hint="try bind, tmpfs or image"
+            "parse --mount", repr(text), f"unknown type {kind!r}", hint="try bind, volume, tmpfs or image"
         )
     if "propagation" in fields:
         words.append(fields["propagation"])
-    return _mount("--mount", text, _source("--mount", text, fields.get("src", ""), cwd), target, words)
+    given = fields.get("src", "")
+    if kind == "bind":
+        return _mount("--mount", text, _path("--mount", text, given, cwd), target, words)
+    return _mount("--mount", text, Volume(check_name("volume", given) if given else ""), target, words)
 
 
 def parse_device(text: str) -> Device:

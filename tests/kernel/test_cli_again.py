@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stays when a container has ended: it can be started again, and volumes outlive it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernel.cli_box import Box, opened, wait_for
+
+
+@pytest.fixture(scope="module")
+def shop(module_directories, tmp_path_factory) -> Iterator[Box]:
+    with opened(module_directories, tmp_path_factory.mktemp("reg")) as box:
+        yield box
+
+
+@pytest.fixture
+def box(shop: Box) -> Iterator[Box]:
+    yield shop
+    shop.clear()
+    shop("volume", "prune", "-f")
+
+
+def test_start_and_restart_bring_back_what_has_ended(box: Box) -> None:
+    script = "trap 'exit 7' TERM; echo x >> /kept; echo run $(wc -l < /kept); while :; do sleep 0.1; done"
+    box("run", "-d", "--name", "web", box.image, "sh", "-c", script)
+    wait_for(lambda: "run 1" in box("logs", "web"), "run 1")
+    box("stop", "web")
+    assert "Exited (7)" in box("ps", "-a")
+    assert box("start", "web") == "web\n"
+    assert box("start", "web") == "web\n"  # it runs already
+    wait_for(lambda: "run 2" in box("logs", "web"), "run 2")
+    box("restart", "web")
+    wait_for(lambda: "run 3" in box("logs", "web"), "run 3")
+    assert "Up" in box("ps")
+
+
+def test_a_job_may_be_run_again_in_the_foreground(box: Box) -> None:
+    box("run", "--name", "job", box.image, "sh", "-c", "echo again >> /log; cat /log; exit 4", code=4)
+    assert box("start", "-a", "job", code=4) == "again\nagain\n"
+
+
+def test_a_volume_outlives_its_containers(box: Box) -> None:
+    box("run", "--rm", "-v", "db:/data", box.image, "sh", "-c", "echo kept > /data/file")
+    box("run", "-d", "--name", "reader", "-v", "db:/data:ro", box.image, "sleep", "1000")
+    assert box("exec", "reader", "cat", "/data/file") == "kept\n"
+    box("exec", "reader", "touch", "/data/other", code=1)
+    (found,) = json.loads(box("volume", "inspect", "db"))
+    assert len(found["used_by"]) == 1
+    box("volume", "rm", "db", code=1)
+    box("rm", "-f", "reader")
+    assert box("volume", "rm", "db") == "db\n"
+    assert box("volume", "ls", "-q") == ""
+
+
+def test_an_empty_volume_begins_with_what_the_image_has(box: Box) -> None:
+    box("volume", "create", "--label", "for=tests", "tools")
+    inside = box("run", "--rm", "-v", "tools:/bin:ro", box.image, "/bin/sh", "-c", "echo the shell is there")
+    assert inside == "the shell is there\n"
+    assert json.loads(box("volume", "inspect", "tools"))[0]["labels"] == {"for": "tests"}
+
+
+def test_a_volume_without_a_name_goes_with_its_container(box: Box) -> None:
+    box("run", "--rm", "-v", "/scratch", box.image, "sh", "-c", "grep -q ' /scratch ' /proc/mounts")
+    assert box("volume", "ls", "-q") == ""
