@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "attach": Entry("oakum.cli.process:attach", _RUN, "Join a container's input and output."),
     "ps": Entry("oakum.cli.containers:ps", _RUN, "List containers."),
     "logs": Entry("oakum.cli.logs:logs", _RUN, "Show what a container wrote."),
+    "cp": Entry("oakum.cli.cp:cp", _RUN, "Copy files into and out of containers."),
     "stats": Entry("oakum.cli.stats:stats", _RUN, "Show what containers use."),
     "inspect": Entry("oakum.cli.containers:inspect", _RUN, "Say all there is to say about a container."),
     "create": Entry("oakum.cli.run:create", _LIFE, "Prepare a container without starting it."),

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from oakum.engine.events import Watcher
     from oakum.engine.execs import Execs
+    from oakum.engine.files import ContainerFiles
     from oakum.engine.metrics import Metrics
     from oakum.engine.named_volumes import NamedVolumes
     from oakum.engine.stats import Statistics
@@ -89,6 +90,13 @@ class Namespace:
         from oakum.engine.events import Watcher  # only servers watch
 
         return Watcher(self._context, self.name)
+
+    @cached_property
+    def files(self) -> ContainerFiles:
+        """Files into and out of containers."""
+        from oakum.engine.files import ContainerFiles  # only `oakum cp` asks for them
+
+        return ContainerFiles(self._context, self._containers)
 
     @cached_property
     def volumes(self) -> NamedVolumes:

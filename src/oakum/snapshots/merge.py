@@ -26,16 +26,50 @@ _FICLONE: Final = 0x40049409
 _PIECE_BYTES: Final = 1 << 30
 
 
-def merge_layer(layer_fd: int, target_fd: int) -> None:
-    """Apply the layer directory to the target directory. Raises OSError, ResourceExhausted."""
-    _Merge(target_fd).directory(layer_fd, target_fd, "")
+def merge_layer(layer_fd: int, target_fd: int, *, owner: tuple[int, int] | None = None) -> None:
+    """Apply the layer directory to the target directory; `owner` None keeps the owners. Raises OSError, ResourceExhausted."""
+    _Merge(target_fd, owner).directory(layer_fd, target_fd, "")
+
+
+def copy_entry(
+    source_dir_fd: int, name: str, target_dir_fd: int, as_name: str, *, owner: tuple[int, int] | None = None
+) -> None:
+    """Copy a file, or a directory with all in it, to a name in another directory.
+
+    A file is replaced by one rename, a directory that is there is filled. Raises OSError (EISDIR and ENOTDIR when one is
+    a directory and the other is not), ResourceExhausted.
+    """
+    status = os.stat(name, dir_fd=source_dir_fd, follow_symlinks=False)
+    if stat.S_ISDIR(status.st_mode):
+        try:
+            os.mkdir(as_name, 0o700, dir_fd=target_dir_fd)
+        except FileExistsError:
+            pass  # filled, if it is a directory
+        with (
+            open_directory(name, source_dir_fd) as inner_fd,
+            open_directory(as_name, target_dir_fd) as made_fd,
+        ):
+            merge_layer(inner_fd, made_fd, owner=owner)
+        return
+    if _is_directory(target_dir_fd, as_name):
+        raise IsADirectoryError(errno.EISDIR, "a file cannot replace a directory", as_name)
+    # Under a name of its own first: who reads the old file never sees half of the new one.
+    partial = f".{os.urandom(8).hex()}.partial"
+    os.mkdir(partial, 0o700, dir_fd=target_dir_fd)
+    try:
+        with open_directory(partial, target_dir_fd) as partial_fd:
+            _Merge(partial_fd, owner).entry(source_dir_fd, partial_fd, f"/{name}", name, status)
+            os.rename(name, as_name, src_dir_fd=partial_fd, dst_dir_fd=target_dir_fd)
+    finally:
+        remove_tree(target_dir_fd, partial)
 
 
 class _Merge:
     """One layer on its way into the target; remembers files with several names."""
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, owner: tuple[int, int] | None) -> None:
         self._root_fd = root_fd
+        self._owner = owner
         self._linked: dict[int, str] = {}  # inode in the layer → path of its first copy
 
     def directory(self, source_fd: int, target_fd: int, path: str) -> None:
@@ -46,10 +80,11 @@ class _Merge:
         with os.scandir(source_fd) as entries:
             found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
         for name, status in found:
-            self._entry(source_fd, target_fd, f"{path}/{name}", name, status)
-        copy_metadata(source_fd, target_fd)  # last, since filling a directory changes its times
+            self.entry(source_fd, target_fd, f"{path}/{name}", name, status)
+        copy_metadata(source_fd, target_fd, self._owner)  # last, since filling a directory changes its times
 
-    def _entry(self, source_fd: int, target_fd: int, path: str, name: str, status: os.stat_result) -> None:
+    def entry(self, source_fd: int, target_fd: int, path: str, name: str, status: os.stat_result) -> None:
+        """One entry of the source, put in the place of what has its name in the target."""
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFDIR:
             self._subdirectory(source_fd, target_fd, path, name)
@@ -60,19 +95,22 @@ class _Merge:
         if status.st_nlink > 1 and self._link(target_fd, path, name, status.st_ino):
             return
         if kind == stat.S_IFREG:
-            _copy_file(source_fd, target_fd, name)
+            _copy_file(source_fd, target_fd, name, self._owner)
         elif kind == stat.S_IFLNK:
             os.symlink(os.readlink(name, dir_fd=source_fd), name, dir_fd=target_fd)
-            os.chown(name, status.st_uid, status.st_gid, dir_fd=target_fd, follow_symlinks=False)
+            os.chown(name, *self._owner_of(status), dir_fd=target_fd, follow_symlinks=False)
             os.utime(
                 name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target_fd, follow_symlinks=False
             )
         else:
             # Opening a device or pipe has effects: these are set by name, which is ours and no link.
             os.mknod(name, status.st_mode, status.st_rdev, dir_fd=target_fd)
-            os.chown(name, status.st_uid, status.st_gid, dir_fd=target_fd, follow_symlinks=False)
+            os.chown(name, *self._owner_of(status), dir_fd=target_fd, follow_symlinks=False)
             os.chmod(name, status.st_mode & 0o7777, dir_fd=target_fd)
             os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target_fd)
+
+    def _owner_of(self, status: os.stat_result) -> tuple[int, int]:
+        return self._owner or (status.st_uid, status.st_gid)
 
     def _subdirectory(self, source_fd: int, target_fd: int, path: str, name: str) -> None:
         with open_directory(name, source_fd) as inner_fd:
@@ -110,14 +148,14 @@ def _is_directory(dir_fd: int, name: str) -> bool:
         return False
 
 
-def _copy_file(source_dir_fd: int, target_dir_fd: int, name: str) -> None:
+def _copy_file(source_dir_fd: int, target_dir_fd: int, name: str, owner: tuple[int, int] | None) -> None:
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     source_fd = os.open(name, os.O_RDONLY | flags, dir_fd=source_dir_fd)
     try:
         target_fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | flags, 0o600, dir_fd=target_dir_fd)
         try:
             _copy_content(source_fd, target_fd)
-            copy_metadata(source_fd, target_fd)
+            copy_metadata(source_fd, target_fd, owner)
         finally:
             os.close(target_fd)
     finally:

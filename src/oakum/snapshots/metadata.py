@@ -11,10 +11,13 @@ from typing import Final
 _OVERLAY_MARKS: Final = ("trusted.overlay.", "user.overlay.")
 
 
-def copy_metadata(source_fd: int, target_fd: int) -> None:
-    """Give the open file `target_fd` the owner, mode, times and extended attributes of `source_fd`. Raises OSError."""
+def copy_metadata(source_fd: int, target_fd: int, owner: tuple[int, int] | None = None) -> None:
+    """Give the open file `target_fd` the owner, mode, times and extended attributes of `source_fd`; or another `owner`.
+
+    Raises OSError.
+    """
     status = os.fstat(source_fd)
-    os.fchown(target_fd, status.st_uid, status.st_gid)
+    os.fchown(target_fd, *(owner or (status.st_uid, status.st_gid)))
     os.fchmod(target_fd, status.st_mode & 0o7777)  # after the owner, whose change clears setuid bits
     for name in list_attributes(source_fd):
         os.setxattr(target_fd, name, os.getxattr(source_fd, name))

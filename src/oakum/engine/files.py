@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files into and out of containers, as `oakum cp` moves them. Owns the way to a container's root, by descriptor.
+
+A container may change its tree while it is copied. Every path in it is resolved by the kernel below its root, so a link
+leads nowhere else; nothing of the container runs, and none of its libraries is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from oakum.engine.catalog import Catalog
+from oakum.engine.context import Context
+from oakum.errors import InvalidArgument, NotFound, OakumError, SystemFailure
+from oakum.linux.fd import Fd
+from oakum.linux.mount import overlay
+from oakum.linux.paths import open_in_root
+from oakum.snapshots.merge import copy_entry, merge_layer
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# The caller's own, as docker has it for copies that are not asked to keep their owners.
+Owner = tuple[int, int] | None
+
+
+class ContainerFiles:
+    """Copies between the host and a container of one namespace, running or not."""
+
+    def __init__(self, context: Context, catalog: Catalog) -> None:
+        self._context = context
+        self._catalog = catalog
+
+    def copy_out(self, container_id: str, source: str, target: str, *, owner: Owner) -> None:
+        """Copy what is at `source` in the container to `target` on the host; see `copy_in`."""
+        with self._root(container_id) as root_fd, Fd(os.open("/", _DIRECTORY)) as host_fd:
+            _copy(root_fd, source, host_fd, os.path.abspath(target) + _slash(target), owner)
+
+    def copy_in(self, container_id: str, source: str, target: str, *, owner: Owner) -> None:
+        """Copy what is at `source` on the host to `target` in the container.
+
+        Into a directory that is there under its own name, else as `target`; "DIR/." means what is in it. What is in the
+        way is replaced at once, a directory is filled. `owner` None keeps the owners.
+
+        Raises:
+            NotFound: no such container, source, or directory to put it in.
+            InvalidArgument: a file is to replace a directory, or the other way round.
+            SystemFailure: a step failed.
+        """
+        with self._root(container_id) as root_fd, Fd(os.open("/", _DIRECTORY)) as host_fd:
+            _copy(host_fd, os.path.abspath(source) + _slash(source), root_fd, target, owner)
+
+    @contextmanager
+    def _root(self, container_id: str) -> Generator[Fd]:
+        record = self._catalog.need(container_id)
+        if self._catalog.state(record) in ("running", "paused"):
+            try:
+                fd = Fd(os.open(f"/proc/{record.pid}/root", _DIRECTORY))
+            except OSError as error:
+                raise SystemFailure.from_os_error(error, "open root of container", record.id[:12]) from error
+            with fd:
+                # Still running now, it was the container's process when its root was opened, and nobody's after it.
+                self._catalog.running(record.id, "copy files of container", paused=True)
+                yield fd
+            return
+        source = self._context.snapshotter.container_source(record.id)
+        try:
+            fd = (
+                overlay(source.lower, source.upper, source.work)
+                if source.lower
+                else Fd(os.open(source.upper, _DIRECTORY))
+            )
+        except OSError as error:
+            raise SystemFailure.from_os_error(error, "open root of container", record.id[:12]) from error
+        with fd:
+            yield fd
+
+
+def _slash(path: str) -> str:
+    """What `abspath` drops of a path and means something here."""
+    return "/." if path.endswith("/.") or path == "." else "/" if path.endswith("/") else ""
+
+
+def _copy(from_root: Fd, source: str, to_root: Fd, target: str, owner: Owner) -> None:
+    try:
+        with _parent(from_root, source, "source") as parent:
+            name = os.path.basename(source.rstrip("/")) if not source.endswith("/.") else "."
+            _into(parent, name or ".", to_root, target, owner)
+    except OSError as error:
+        raise _failure(error, source, target) from error
+
+
+def _into(parent: Fd, name: str, to_root: Fd, target: str, owner: Owner) -> None:
+    directory = _open_directory(to_root, target)
+    if name == ".":
+        with directory or _made(to_root, target) as filled:
+            merge_layer(parent.fileno(), filled.fileno(), owner=owner)
+        return
+    if directory is not None:
+        with directory:
+            copy_entry(parent.fileno(), name, directory.fileno(), name, owner=owner)
+        return
+    if target.endswith("/"):
+        raise NotFound("copy to", repr(target), "no such directory", hint="make it first")
+    with _parent(to_root, target, "target") as place:
+        copy_entry(parent.fileno(), name, place.fileno(), os.path.basename(target), owner=owner)
+
+
+def _parent(root: Fd, path: str, what: str) -> Fd:
+    """The directory that `path` is in; of "DIR/." that directory."""
+    if not path.strip("/"):
+        return open_in_root(root.fileno(), "/", _DIRECTORY)
+    parent = os.path.dirname(path.rstrip("/")) or "/"
+    try:
+        return open_in_root(root.fileno(), parent, _DIRECTORY)
+    except FileNotFoundError as error:
+        raise NotFound("copy files", repr(path), f"the directory of the {what} is not there") from error
+
+
+def _open_directory(root: Fd, path: str) -> Fd | None:
+    try:
+        return open_in_root(root.fileno(), path or "/", _DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _made(root: Fd, path: str) -> Fd:
+    path = path.rstrip("/.") if path.endswith("/.") else path.rstrip("/")
+    with _parent(root, path, "target") as place:
+        name = os.path.basename(path)
+        os.mkdir(name, 0o755, dir_fd=place.fileno())
+        return Fd(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=place.fileno()))
+
+
+def _failure(error: OSError, source: str, target: str) -> OakumError:
+    subject = f"{source} to {target}"
+    if isinstance(error, FileNotFoundError):
+        return NotFound("copy", subject, "no such file or directory")
+    if isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
+        return InvalidArgument("copy", subject, "one is a directory and the other is not")
+    return SystemFailure.from_os_error(error, "copy", subject)

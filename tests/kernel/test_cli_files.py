@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`oakum cp` with containers that run, that do not, and that do not want it to stay where it belongs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.cli_box import Box, opened
+
+
+@pytest.fixture(scope="module")
+def shop(module_directories, tmp_path_factory) -> Iterator[Box]:
+    with opened(module_directories, tmp_path_factory.mktemp("reg")) as box:
+        yield box
+
+
+@pytest.fixture
+def box(shop: Box) -> Iterator[Box]:
+    yield shop
+    shop.clear()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A tree of a user's own on the host."""
+    made = tmp_path / "site"
+    (made / "sub").mkdir(parents=True)
+    (made / "page").write_text("hello\n")
+    (made / "page").chmod(0o640)
+    (made / "sub" / "link").symlink_to("../page")
+    os.chown(made / "page", 1234, 1234)
+    return made
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_in_and_out_again(box: Box, site: Path, tmp_path: Path, running: bool) -> None:
+    box("create", "--name", "c", box.image, "sleep", "1000")
+    if running:
+        box("start", "c")
+    box("cp", str(site), "c:/tmp/new")  # not there: made, as this
+    box("cp", str(site), "c:/tmp/new")  # there: put into it
+    box("cp", f"{site}/.", "c:/srv")
+    box("cp", "-a", str(site / "page"), "c:/tmp/kept")
+    if not running:
+        box("start", "c")
+    seen = box(
+        "exec",
+        "c",
+        "sh",
+        "-c",
+        "cat /tmp/new/page /tmp/new/site/page /srv/sub/link; stat -c '%a %u' /srv/page /tmp/kept",
+    )
+    assert seen == "hello\n" * 3 + "640 0\n640 1234\n"
+    box("exec", "c", "sh", "-c", "echo more >> /srv/page")
+    if not running:
+        box("kill", "c")
+        box("wait", "c")
+    box("cp", "c:/srv", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "page").read_text() == "hello\nmore\n"
+    assert os.readlink(tmp_path / "back" / "sub" / "link") == "../page"
+    box("cp", "c:/srv/page", str(tmp_path))
+    assert (tmp_path / "page").stat().st_uid == 0
+
+
+def test_links_of_the_container_lead_nowhere_else(box: Box, site: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("of the host\n")
+    script = f"mkdir -p /tmp; ln -s {outside} /tmp/out; ln -s {outside}/secret /tmp/file; sleep 1000"
+    box("run", "-d", "--name", "c", box.image, "sh", "-c", script)
+    box("exec", "c", "sh", "-c", "until [ -L /tmp/file ]; do sleep 0.1; done")
+    box("cp", "c:/tmp/out/secret", str(tmp_path / "got"), code=1)
+    box("cp", str(site / "page"), "c:/tmp/out/planted", code=1)
+    box("cp", str(site / "page"), "c:/tmp/file")  # the link itself is replaced
+    assert box("exec", "c", "cat", "/tmp/file") == "hello\n"
+    assert sorted(os.listdir(outside)) == ["secret"]
+    assert (outside / "secret").read_text() == "of the host\n"
+    # and the other way: what is allowed is
+    box("exec", "c", "sh", "-c", "mkdir -p /real && ln -s /real /tmp/inside")
+    box("cp", str(site / "page"), "c:/tmp/inside")
+    assert box("exec", "c", "cat", "/real/page") == "hello\n"
+
+
+def test_what_cannot_be_copied_is_said(box: Box, site: Path, tmp_path: Path) -> None:
+    box("create", "--name", "c", box.image, "true")
+    for source, target, cause in (
+        ("c:/nothing", str(tmp_path), "no such file"),
+        (str(site / "page"), "c:/no/such/place/", "no such directory"),
+        (str(site), "c:/bin/busybox", "one is a directory"),
+        (str(site), str(tmp_path), "neither is in a container"),
+        ("nobody:/x", str(tmp_path), "no such container"),
+    ):
+        done = box.full("cp", source, target)
+        assert done.returncode != 0
+        assert cause in done.stderr.decode()
