@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oakum.engine.engine import Engine, Namespace
+from oakum.engine.engine import Engine
+from oakum.engine.namespace import Namespace
 from oakum.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from tests.conftest import Directories
 from tests.support.engines import Lab, clear, eventually, laboratory

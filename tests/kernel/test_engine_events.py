@@ -15,7 +15,7 @@ import pytest
 
 from oakum.backend.config import ContainerConfig, ContainerMetadata, SandboxConfig, SandboxMetadata
 from oakum.backend.status import ContainerEvent
-from oakum.engine.engine import Namespace
+from oakum.engine.namespace import Namespace
 from oakum.errors import OakumError, ResourceExhausted
 from oakum.model.ids import new_id
 from tests.conftest import Directories

@@ -16,7 +16,8 @@ from oakum.backend.config import (
     SandboxConfig,
     SandboxMetadata,
 )
-from oakum.engine.engine import Engine, Namespace
+from oakum.engine.engine import Engine
+from oakum.engine.namespace import Namespace
 from tests.support import patience
 from tests.support.registry import Registry, busybox_layer, make_layer, tar_entry
 

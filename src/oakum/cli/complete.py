@@ -12,7 +12,8 @@ from oakum.cli.session import Session
 from oakum.errors import OakumError
 
 if TYPE_CHECKING:
-    from oakum.engine.engine import Engine, Namespace
+    from oakum.engine.engine import Engine
+    from oakum.engine.namespace import Namespace
 
 
 def _engine(ctx: click.Context) -> tuple[Engine, Namespace]:

@@ -20,7 +20,7 @@ from oakum.cli.signals import SignalQueue
 from oakum.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
-    from oakum.engine.engine import Namespace
+    from oakum.engine.namespace import Namespace
     from oakum.shim.client import Exec
 
 # so many requests to stop that the container ignores, and the user is taken at their word

@@ -19,7 +19,7 @@ from oakum.cli.terminal import DEFAULT_DETACH_KEYS
 from oakum.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
-    from oakum.engine.engine import Namespace
+    from oakum.engine.namespace import Namespace
     from oakum.shim.client import Exec
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from oakum.backend.config import AuthConfig
-    from oakum.engine.engine import Namespace
+    from oakum.engine.namespace import Namespace
 
 _FINAL: Final = ("done", "exists")
 _LINE_EVERY_S: Final = 5.0

@@ -11,7 +11,8 @@ import click
 from oakum.errors import PermissionDenied
 
 if TYPE_CHECKING:
-    from oakum.engine.engine import Engine, Namespace
+    from oakum.engine.engine import Engine
+    from oakum.engine.namespace import Namespace
 
 DEFAULT_ROOT: Final = "/var/lib/oakum"
 DEFAULT_STATE: Final = "/run/oakum"

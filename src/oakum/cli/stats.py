@@ -27,7 +27,7 @@ from oakum.cli.signals import SignalQueue
 
 if TYPE_CHECKING:
     from oakum.backend.status import ContainerStats, InterfaceUsage
-    from oakum.engine.engine import Namespace
+    from oakum.engine.namespace import Namespace
 
 _COLUMNS: Final = (
     Column("ID", keep=True),
