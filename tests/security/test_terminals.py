@@ -95,7 +95,6 @@ def race(tmp_path: Path) -> Iterator[Race]:
         subprocess.run(["umount", "-l", str(root)], check=True)
 
 
-@pytest.mark.cgroup
 def test_cve_2025_52565_only_terminals_come_to_dev_console(race: Race) -> None:
     outcome = race_steps("console", race, careful=True)
     assert outcome.outside == []

@@ -284,7 +284,7 @@ linux.seccomp.syscalls[].args[].value!              u64        1
 linux.seccomp.syscalls[].args[].valueTwo            u64        0
 linux.seccomp.syscalls[].args[].op!                 word       "SCMP_CMP_EQ"
 linux.sysctl                                        map
-linux.sysctl{}                                      text       "1"
+linux.sysctl{}                                      line       "1"
 linux.maskedPaths                                   array
 linux.maskedPaths[]                                 path       "/proc/keys"
 linux.readonlyPaths                                 array

@@ -159,7 +159,7 @@ def _either(first: str, second: str, members: Check) -> Check:
 
 
 def _sysctls(value: Any, path: str) -> None:
-    mapping(text())(value, path)
+    mapping(_one_line)(value, path)
     for key in value:
         if any(not part for part in key.replace("/", ".").split(".")):
             raise fail(f"{path}.{key}", "not the name of a sysctl", "write it as net.ipv4.ip_forward")
