@@ -459,3 +459,22 @@ def test_names_complete(box: Box, web: str) -> None:
         [sys.executable, "-m", "oakum.cli.main"], env=env, capture_output=True, text=True, check=False
     )
     assert web in done.stdout
+
+
+# top and port
+
+
+def test_top_shows_the_processes_and_port_where_it_is_reached(box: Box, web: str) -> None:
+    rows = json.loads(box("top", "--format", "json", web))
+    assert {row["pid"] for row in rows} >= {json.loads(box("inspect", web))[0]["status"]["pid"]}
+    assert rows[0]["command"][0] == "sh"
+    assert box("top", web).splitlines()[0].split() == ["PID", "USER", "STATE", "TIME", "COMMAND"]
+    assert box("port", web) == ""
+    box("run", "-d", "--name", "open", "-p", "127.0.0.1::80", "-p", "53/udp", box.image, "sleep", "1000")
+    lines = box("port", "open").splitlines()
+    assert [line.split(" -> ")[0] for line in lines] == ["80/tcp", "53/udp"]
+    assert box("port", "open", "80").startswith("127.0.0.1:")
+    assert b"does not publish it" in box.full("port", "open", "81").stderr
+    box("kill", "open")
+    box("wait", "open")
+    assert b"it is exited" in box.full("top", "open").stderr

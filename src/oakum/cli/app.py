@@ -39,6 +39,8 @@ COMMANDS: Final[dict[str, Entry]] = {
     "logs": Entry("oakum.cli.logs:logs", _RUN, "Show what a container wrote."),
     "cp": Entry("oakum.cli.cp:cp", _RUN, "Copy files into and out of containers."),
     "stats": Entry("oakum.cli.stats:stats", _RUN, "Show what containers use."),
+    "top": Entry("oakum.cli.looking:top", _RUN, "Show the processes of a container."),
+    "port": Entry("oakum.cli.looking:port", _RUN, "Show the published ports of a container."),
     "inspect": Entry("oakum.cli.containers:inspect", _RUN, "Say all there is to say about a container."),
     "create": Entry("oakum.cli.run:create", _LIFE, "Prepare a container without starting it."),
     "start": Entry("oakum.cli.lifecycle:start", _LIFE, "Start what was created or has ended."),
