@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Self
 from oakum.linux.libc import CText, bind, c_int, u32
 
 IN_MODIFY: Final = 0x2
+IN_CLOSE_WRITE: Final = 0x8
 IN_MOVED_TO: Final = 0x80
 IN_CREATE: Final = 0x100
 IN_Q_OVERFLOW: Final = 0x4000

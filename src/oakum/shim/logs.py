@@ -80,7 +80,7 @@ class LogFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._fd = _open_log(path)
+        self._fd = open_log(path)
         self._torn = b""  # the rest of a line of which the beginning is in the file
         self.error = ""
         self.lost_bytes = 0
@@ -106,7 +106,7 @@ class LogFile:
         Raises:
             SystemFailure: the path cannot be opened.
         """
-        fd = _open_log(self._path)
+        fd = open_log(self._path)
         old, self._fd = self._fd, fd
         if self._torn:
             # The beginning of this line is in the old file: it ends there or nowhere.
@@ -134,7 +134,8 @@ class LogFile:
             self.lost_bytes += len(text) - end
 
 
-def _open_log(path: str) -> int:
+def open_log(path: str) -> int:
+    """A descriptor that appends to a log, made if it is not there. Raises SystemFailure, InvalidArgument."""
     # O_NONBLOCK and the check of the type: the directory may be visible to a container, which could have put a
     # FIFO or a link there.
     flags = (
