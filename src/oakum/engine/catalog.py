@@ -16,7 +16,7 @@ from oakum.backend.status import ContainerFilter, ContainerStatus
 from oakum.engine import creation
 from oakum.engine.context import Context
 from oakum.engine.states import container_state, container_status, read_exit, shim_lives, shim_seems_alive
-from oakum.engine.store.records import ContainerRecord, plain
+from oakum.engine.store.records import ContainerRecord, ExitFacts, plain
 from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
 from oakum.model.ids import is_id, resolve_prefix
 
@@ -27,6 +27,8 @@ class Catalog:
     def __init__(self, context: Context, namespace: str) -> None:
         self._context = context
         self._namespace = namespace
+        # id → row, end, whether its shim lives, and what was made of these
+        self._told: dict[str, tuple[ContainerRecord, ExitFacts | None, bool, ContainerStatus]] = {}
 
     def lookup(self, text: str) -> ContainerRecord | None:
         """The row of a container by id or the beginning of one; None when there is none."""
@@ -77,25 +79,36 @@ class Catalog:
         alive = {s.id: shim_seems_alive(s) for s in store.sandboxes(self._namespace)}
         found: list[tuple[ContainerRecord, ContainerStatus]] = []
         ended: list[ContainerRecord] = []
+        everything = not (wanted.id or wanted.sandbox_id or wanted.labels)
         for record in store.containers(self._namespace):
-            if record.phase == "creating" or not _matches(record, wanted):
+            if record.phase == "creating" or not (everything or _matches(record, wanted)):
                 continue
             end = record.exit
             if end is None and record.phase in ("starting", "started", "removing"):
                 end = read_exit(self._context.layout.bundle(record.id))
                 if end is not None and record.phase == "started":
                     ended.append(msgspec.structs.replace(record, exit=end))
-            status = container_status(
-                record,
-                end,
-                self._context.layout.bundle(record.id),
-                alive=alive.get(record.sandbox_id, False),
-                now_ns=time.time_ns,
-            )
+            status = self._told_before(record, end, alive=alive.get(record.sandbox_id, False))
             if wanted.state in (None, status.state):
                 found.append((record, status))
         self._remember(ended)
+        if everything and len(self._told) > 2 * len(found) + 64:
+            there = {record.id for record, _ in found}
+            self._told = {key: told for key, told in tuple(self._told.items()) if key in there}
         return found
+
+    def _told_before(self, record: ContainerRecord, end: ExitFacts | None, *, alive: bool) -> ContainerStatus:
+        """The status of a row; the very object that was told last time if nothing has changed."""
+        known = self._told.get(record.id)
+        if known is not None and known[0] is record and known[1] is end and known[2] is alive:
+            return known[3]
+        bundle = self._context.layout.bundle(record.id)
+        status = container_status(record, end, bundle, alive=alive, now_ns=time.time_ns)
+        if (
+            status.state != "exited" or end is not None
+        ):  # a lost container's end is "now" until recovery writes it
+            self._told[record.id] = (record, end, alive, status)
+        return status
 
     def _remember(self, ended: Sequence[ContainerRecord]) -> None:
         """Keep newly found ends in the rows, so that the next listing reads no files for them."""

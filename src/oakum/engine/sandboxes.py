@@ -42,6 +42,7 @@ HANDLERS: Final = ("", "oakum")
 # A network of this name is none: the pod has its own namespace with loopback alone.
 NO_NETWORK: Final = "none"
 _CREATE_WAIT_S: Final = 120.0
+_TOLD_MAX: Final = 4096
 
 
 class Sandboxes:
@@ -50,6 +51,8 @@ class Sandboxes:
     def __init__(self, context: Context, namespace: str) -> None:
         self._context = context
         self._namespace = namespace
+        # id → row, whether its shim lives, and what was made of these: the very object is told again
+        self._told: dict[str, tuple[SandboxRecord, bool, SandboxStatus]] = {}
 
     # making
 
@@ -368,7 +371,14 @@ class Sandboxes:
 
     def _status(self, record: SandboxRecord, *, exact: bool) -> SandboxStatus:
         alive = shim_lives(record) if exact else shim_seems_alive(record)
-        return sandbox_status(record, self._context.layout.pod(record.id), alive=alive)
+        known = self._told.get(record.id)
+        if known is not None and known[0] is record and known[1] is alive:
+            return known[2]
+        status = sandbox_status(record, self._context.layout.pod(record.id), alive=alive)
+        if len(self._told) > _TOLD_MAX:
+            self._told = {}
+        self._told[record.id] = (record, alive, status)
+        return status
 
     def inspect(self, text: str) -> dict[str, Any]:
         """All there is to say about a sandbox."""

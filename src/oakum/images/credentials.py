@@ -7,7 +7,6 @@ Secrets stay out of messages and reprs. Sending them is `auth.py`'s business.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 import re
@@ -168,7 +167,7 @@ def _ask_helper(helper: str, server: str) -> Credentials | None:
 def _decode_auth(auth: str) -> tuple[str, str]:
     try:
         text = base64.b64decode(auth, validate=True).decode().rstrip("\0")
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:  # of base64, of what is not ASCII, of what is not UTF-8
         raise InvalidArgument("read credentials", "auth", "not base64 text") from error
     username, colon, password = text.partition(":")
     if not colon:

@@ -88,15 +88,24 @@ class Edge(_Interceptor):
                 stream = _unimplemented_stream(method)
             return _untyped.unary_stream_rpc_method_handler(
                 _around_stream(method, stream, _kind(handler)),
-                response_serializer=handler.response_serializer,
+                response_serializer=_serialized(handler.response_serializer),
             )
         inner = cast("Handler", handler.unary_unary)
         if not inspect.iscoroutinefunction(inner):  # the generated base class: nobody implements it here
             inner = _unimplemented(method)
         return _untyped.unary_unary_rpc_method_handler(
             _around(method, inner, _kind(handler)),
-            response_serializer=handler.response_serializer,
+            response_serializer=_serialized(handler.response_serializer),
         )
+
+
+def _serialized(serialize: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """`serialize`, but for what is encoded already."""
+
+    def serialized(answer: Any) -> bytes:
+        return answer if isinstance(answer, bytes) else serialize(answer)
+
+    return serialized
 
 
 def _kind(handler: Any) -> type[Message]:

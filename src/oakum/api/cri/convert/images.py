@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from oakum.api.cri._proto import cri_pb2 as pb
-from oakum.api.cri.convert.checks import present
+from oakum.api.cri.convert.checks import present, refusal
 from oakum.backend.config import AuthConfig
 from oakum.backend.status import Image
 
@@ -14,8 +14,12 @@ def read_image_name(message: pb.ImageSpec, field: str = "image") -> str:
     return present(f"{field}.image", message.image or message.image_ref)
 
 
-def read_auth(message: pb.AuthConfig) -> AuthConfig:
-    """Credentials for one registry."""
+def read_auth(message: pb.AuthConfig, field: str = "auth") -> AuthConfig:
+    """Credentials for one registry. Raises InvalidArgument for what no header can hold, and never shows it."""
+    for name in ("auth", "identity_token", "registry_token"):
+        text: str = getattr(message, name)
+        if not (text.isascii() and (text.isprintable() or not text)):
+            raise refusal(f"{field}.{name}", "holds more than printable ASCII")
     return AuthConfig(
         username=message.username,
         password=message.password,

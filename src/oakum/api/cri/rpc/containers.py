@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from oakum.api.cri._proto import cri_pb2 as pb
-from oakum.api.cri.chunks import chunks
+from oakum.api.cri.calls import Calls
 from oakum.api.cri.convert.checks import LONGEST_S, present, refusal, within
 from oakum.api.cri.convert.containers import (
     read_container_config,
@@ -20,12 +21,21 @@ from oakum.api.cri.convert.containers import (
 )
 from oakum.api.cri.convert.resources import read_resources
 from oakum.api.cri.convert.runtime import container_info
+from oakum.api.cri.listings import Listing
 from oakum.api.cri.rpc.base import Context, RuntimeRpcs
+from oakum.backend.protocols import RuntimeBackend
 from oakum.backend.status import ContainerFilter, ContainerStatus
 
 
 class ContainerRpcs(RuntimeRpcs):
     """The life of a container."""
+
+    def __init__(self, runtime: RuntimeBackend, calls: Calls) -> None:
+        super().__init__(runtime, calls)
+        field = pb.ListContainersResponse.CONTAINERS_FIELD_NUMBER
+        # both kinds of listing have their items in the same field
+        assert field == pb.StreamContainersResponse.CONTAINERS_FIELD_NUMBER
+        self._container_listing = Listing(field, write_container)
 
     async def CreateContainer(
         self, request: pb.CreateContainerRequest, _context: Context
@@ -64,25 +74,29 @@ class ContainerRpcs(RuntimeRpcs):
         self, request: pb.ListContainersRequest, _context: Context
     ) -> pb.ListContainersResponse:
         """The containers that match, newest first. Spec: CRI v1 ListContainers."""
-        found = await self._matching(request.filter)
-        return pb.ListContainersResponse(containers=[write_container(c) for c in found])
+        wanted = read_container_filter(request.filter)
+        return await self.calls.quick(self._listed_containers, wanted)
 
     async def StreamContainers(
         self, request: pb.StreamContainersRequest, _context: Context
     ) -> AsyncIterator[pb.StreamContainersResponse]:
         """As ListContainers, in pieces. Spec: CRI v1 StreamContainers."""
-        found = await self._matching(request.filter)
-        for piece in chunks(write_container(c) for c in found):
-            yield pb.StreamContainersResponse(containers=piece)
+        wanted = read_container_filter(request.filter)
+        found = await self.calls.quick(self._matching_containers, wanted)
+        for piece in self._container_listing.responses(found, all_there_are=wanted == ContainerFilter()):
+            yield piece
 
-    async def _matching(self, wanted_message: pb.ContainerFilter) -> Sequence[ContainerStatus]:
-        wanted = read_container_filter(wanted_message)
+    def _listed_containers(self, wanted: ContainerFilter) -> Any:
+        return self._container_listing.response(
+            self._matching_containers(wanted), all_there_are=wanted == ContainerFilter()
+        )
+
+    def _matching_containers(self, wanted: ContainerFilter) -> Sequence[ContainerStatus]:
         if wanted.state != "running":
-            return await self.calls.quick(self.runtime.list_containers, wanted)
+            return self.runtime.list_containers(wanted)
         # a paused container counts as running in CRI, so both are asked for
         anyhow = ContainerFilter(id=wanted.id, sandbox_id=wanted.sandbox_id, labels=wanted.labels)
-        everything = await self.calls.quick(self.runtime.list_containers, anyhow)
-        return [c for c in everything if c.state in ("running", "paused")]
+        return [c for c in self.runtime.list_containers(anyhow) if c.state in ("running", "paused")]
 
     async def ContainerStatus(
         self, request: pb.ContainerStatusRequest, _context: Context

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 from oakum.api.cri._proto import cri_pb2 as pb
+from oakum.api.cri.calls import Calls
 from oakum.api.cri.chunks import chunks
 from oakum.api.cri.convert.checks import present
 from oakum.api.cri.convert.containers import write_container_status
@@ -20,12 +22,18 @@ from oakum.api.cri.convert.sandboxes import (
     write_sandbox,
     write_sandbox_status,
 )
+from oakum.api.cri.listings import Listing
 from oakum.api.cri.rpc.base import Context, RuntimeRpcs
-from oakum.backend.status import ContainerFilter
+from oakum.backend.protocols import RuntimeBackend
+from oakum.backend.status import ContainerFilter, SandboxFilter
 
 
 class SandboxRpcs(RuntimeRpcs):
     """The life of a pod sandbox."""
+
+    def __init__(self, runtime: RuntimeBackend, calls: Calls) -> None:
+        super().__init__(runtime, calls)
+        self._sandbox_listing = Listing(pb.ListPodSandboxResponse.ITEMS_FIELD_NUMBER, write_sandbox)
 
     async def RunPodSandbox(
         self, request: pb.RunPodSandboxRequest, _context: Context
@@ -76,8 +84,11 @@ class SandboxRpcs(RuntimeRpcs):
         self, request: pb.ListPodSandboxRequest, _context: Context
     ) -> pb.ListPodSandboxResponse:
         """The sandboxes that match, newest first. Spec: CRI v1 ListPodSandbox."""
-        found = await self.calls.quick(self.runtime.list_sandboxes, read_sandbox_filter(request.filter))
-        return pb.ListPodSandboxResponse(items=[write_sandbox(s) for s in found])
+        return await self.calls.quick(self._listed_sandboxes, read_sandbox_filter(request.filter))
+
+    def _listed_sandboxes(self, wanted: SandboxFilter) -> Any:
+        found = self.runtime.list_sandboxes(wanted)
+        return self._sandbox_listing.response(found, all_there_are=wanted == SandboxFilter())
 
     async def UpdatePodSandboxResources(
         self, request: pb.UpdatePodSandboxResourcesRequest, _context: Context
