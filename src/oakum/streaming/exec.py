@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 from contextlib import ExitStack
+from functools import partial
 from typing import Final, NamedTuple
 
 from oakum.errors import DeadlineExceeded, OakumError, SystemFailure
@@ -21,7 +22,7 @@ from oakum.streaming.conversation import Conversation, first_of
 from oakum.streaming.files import read_now, readable, write_all
 from oakum.streaming.queues import Signal
 from oakum.streaming.requests import ExecRequest, Outcome
-from oakum.streaming.source import RunningExec, StreamSource
+from oakum.streaming.source import FarTerminal, RunningExec, StreamSource
 from oakum.streaming.threads import in_thread
 
 _PIPE_BYTES: Final = 256 << 10
@@ -121,10 +122,17 @@ class _Exec:
         pumps = [_Pump(self._conversation, stream, fd.fileno()) for stream, fd in running.outputs]
         feeding = asyncio.ensure_future(self._feed(running))
         pumping = [asyncio.ensure_future(pump.run()) for pump in pumps]
+        sizes: asyncio.Queue[Resized] = asyncio.Queue()
+        sizing = asyncio.ensure_future(_tell_sizes(running.started, sizes))
         if self._request.wanted.tty:
             console_fd = running.outputs[0][1].fileno()
 
+            far = running.started if isinstance(running.started, FarTerminal) else None
+
             def resize(size: Resized) -> None:
+                if far is not None:
+                    sizes.put_nowait(size)
+                    return
                 try:
                     set_size(console_fd, size.rows, size.columns)
                 except OSError:  # hung up: nobody sees its size any more
@@ -142,9 +150,9 @@ class _Exec:
             await asyncio.gather(*pumping)
         finally:
             self._conversation.on_resize = None
-            for task in (feeding, *pumping):
+            for task in (feeding, sizing, *pumping):
                 task.cancel()
-            await asyncio.gather(feeding, *pumping, return_exceptions=True)
+            await asyncio.gather(feeding, sizing, *pumping, return_exceptions=True)
         return Outcome(exit_code=record.exit_code)
 
     async def _feed(self, running: _Running) -> None:
@@ -156,6 +164,13 @@ class _Exec:
             await self._conversation.taken(len(data))
         if running.stdin is not None and not self._request.wanted.tty:
             running.stdin.close()
+
+
+async def _tell_sizes(started: RunningExec, sizes: asyncio.Queue[Resized]) -> None:
+    """Set the sizes of a terminal that is not this machine's, one after the other."""
+    while isinstance(started, FarTerminal):
+        size = await sizes.get()
+        await in_thread(partial(started.resize, size.rows, size.columns))
 
 
 def _widen(fd: int) -> None:

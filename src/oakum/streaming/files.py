@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 BLOCK_BYTES: Final = 128 << 10
-_PEER_GONE: Final = (errno.EPIPE, errno.EIO)
+_PEER_GONE: Final = (errno.EPIPE, errno.EIO, errno.ECONNRESET)
 
 
 async def readable(fd: int) -> None:
@@ -40,13 +40,13 @@ def _wake(woken: asyncio.Future[None]) -> None:
 
 
 def read_now(fd: int) -> bytes | None:
-    """What is there; None when that is nothing yet, empty at the end. A terminal without a slave has ended."""
+    """What is there; None when that is nothing yet, empty at the end. A terminal without a slave, and a reset connection, have ended."""
     try:
         return os.read(fd, BLOCK_BYTES)
     except BlockingIOError:
         return None
     except OSError as error:
-        if error.errno == errno.EIO:
+        if error.errno in (errno.EIO, errno.ECONNRESET):
             return b""
         raise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from oakum.backend.status import SandboxStatus
 from oakum.linux.fd import Fd
@@ -24,6 +24,15 @@ class RunningExec(Protocol):
 
     def close(self) -> None:
         """Let go of it, and of its terminal if that is still here; it goes on."""
+        ...
+
+
+@runtime_checkable
+class FarTerminal(Protocol):
+    """A command whose `console_fd` is a way to its terminal, and not the terminal itself."""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the terminal a size; does nothing once it has hung up."""
         ...
 
 
