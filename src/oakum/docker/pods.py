@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What we write down for a sandbox or container because Docker cannot: small files, each whole or absent.
+
+Owns the files' form. A sandbox whose file is missing was never finished.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from oakum.backend.config import Resources, SandboxConfig, Struct
+from oakum.engine.storage import storing
+from oakum.errors import SystemFailure
+from oakum.linux.durable import write_file, write_file_fast
+
+FILES = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname"}
+
+
+class Pod(Struct, frozen=True, kw_only=True):
+    """What became of a sandbox; its limits as last changed."""
+
+    ready: bool = False
+    addresses: tuple[str, ...] = ()
+    resources: Resources | None = None
+    overhead: Resources | None = None
+    warnings: tuple[str, ...] = ()
+
+
+_decode_pod = msgspec.json.Decoder(Pod).decode
+_decode_resources = msgspec.json.Decoder(Resources).decode
+
+
+def read(directory: str) -> Pod | None:
+    """What was written of a sandbox; None when nothing was. A damaged file counts as none."""
+    try:
+        with open(f"{directory}/pod.json", "rb") as file:
+            return _decode_pod(file.read())
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return None
+
+
+def write(directory: str, pod: Pod) -> None:
+    """Write it down. Raises ResourceExhausted, SystemFailure."""
+    with storing("write pod", directory):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        write_file(f"{directory}/pod.json", msgspec.json.encode(pod))
+
+
+def write_files(directory: str, config: SandboxConfig, hostname: str, addresses: tuple[str, ...]) -> None:
+    """Make a sandbox's directory with hosts, resolv.conf and hostname. Raises InvalidArgument, ResourceExhausted."""
+    from oakum.network import files  # only sandboxes that are made need it
+
+    host_network = config.namespaces.network == "node"
+    contents = {
+        "hosts": files.hosts(hostname, addresses, config.extra_hosts, host_network=host_network),
+        "resolv.conf": files.resolv_conf(config.dns, host_network=host_network),
+        "hostname": files.hostname_file(hostname),
+    }
+    with storing("write pod files", directory):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        for name, text in contents.items():
+            # Containers of any user read them through their bind mounts.
+            write_file_fast(f"{directory}/{name}", text.encode(), 0o644)
+
+
+def read_changes(directory: str) -> Resources:
+    """The limits of a container that were changed since it was made."""
+    try:
+        with open(f"{directory}/changed.json", "rb") as file:
+            return _decode_resources(file.read())
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return Resources()
+
+
+def write_changes(directory: str, changed: Resources) -> None:
+    """Write down which limits were changed. Raises ResourceExhausted, SystemFailure."""
+    with storing("write limits", directory):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        write_file(f"{directory}/changed.json", msgspec.json.encode(changed))
+
+
+def remove_directory(parent: str, name: str) -> None:
+    """Delete a directory of ours; succeeds for what is gone. Raises SystemFailure."""
+    from oakum.snapshots.tree import remove_tree  # goes by descriptors
+
+    try:
+        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        remove_tree(parent_fd, name)
+    except OSError as error:
+        raise SystemFailure.from_os_error(error, "remove directory", f"{parent}/{name}") from error
+    finally:
+        os.close(parent_fd)
