@@ -53,7 +53,7 @@ def test_a_container_waits_for_its_start_when_its_maker_is_gone(runtime: Runtime
     assert state["status"] == "created"
     assert state["bundle"] == runtime.bundle
     assert state["rootfs"] == f"{runtime.bundle}/rootfs"
-    assert state["ociVersion"].startswith("1.2")
+    assert state["ociVersion"].startswith("1.3")
     assert state["owner"] == ""
     assert os.readlink(f"/proc/{state['pid']}/cwd") is not None
     assert not os.path.exists(f"{runtime.bundle}/rootfs/tmp/x")
@@ -245,6 +245,23 @@ def test_a_failing_hook_ends_the_creation(runtime: Runtime) -> None:
     assert "exit status 4" in done.stderr
     assert "no way" in done.stderr
     assert runtime("list", "-q").stdout == ""
+
+
+def test_a_failing_poststart_hook_ends_and_removes_the_container(runtime: Runtime, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    hooks = {
+        "poststart": [{"path": "/bin/false"}, {"path": "/bin/touch", "args": ["touch", f"{said}-second"]}],
+        "poststop": [{"path": "/bin/sh", "args": ["sh", "-c", f"cat > {said}"]}],
+    }
+    container = runtime.create("sleep", "60", hooks=hooks)
+    pid = runtime.state(container)["pid"]
+    done = runtime("start", container, check=False)
+    assert (done.returncode, "poststart hook #0" in done.stderr) == (1, True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert runtime("list", "-q").stdout == ""
+    assert json.loads(said.read_text())["status"] == "stopped"
+    assert not Path(f"{said}-second").exists()
 
 
 def test_a_hook_has_only_its_time(runtime: Runtime) -> None:

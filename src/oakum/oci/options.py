@@ -45,6 +45,8 @@ _IGNORED: Final = frozenset(
     {"", "defaults", "async", "nolazytime", "nomand", "loud", "silent", "remount", "iversion", "noiversion"}
     | {"copy", "nocopy", "z", "Z"}
 )
+# The kernel's own words for any file system: handed on as they are. Source: fs/fs_context.c, mount(8).
+_SUPERBLOCK: Final = frozenset({"dirsync", "lazytime", "sync"})
 
 
 class MountOptions(NamedTuple):
@@ -70,11 +72,11 @@ class MountOptions(NamedTuple):
 
 
 def known_options() -> list[str]:
-    """Every option that is understood here and not handed to the file system, sorted."""
+    """Every option that is not a single file system's own, sorted."""
     plain = {*_SET, *_CLEAR, *_ATIME}
     recursive = {f"r{name}" for name in (*plain, *_PROPAGATION)}
     others = {"bind", "rbind", "idmap", "ridmap", "tmpcopyup"}
-    return sorted(plain | recursive | set(_PROPAGATION) | others | (_IGNORED - {""}))
+    return sorted(plain | recursive | set(_PROPAGATION) | others | _SUPERBLOCK | (_IGNORED - {""}))
 
 
 def parse_options(options: list[str]) -> MountOptions:

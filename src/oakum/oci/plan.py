@@ -14,6 +14,7 @@ from oakum.errors import InvalidArgument, Unimplemented
 from oakum.linux import mount as m
 from oakum.oci.cgroups.layout import Layout
 from oakum.oci.options import MountOptions, parse_options
+from oakum.oci.refusals import refuse
 from oakum.oci.spec import Device, IdMapping, Linux, Mount, Spec
 
 DEFAULT_DEVICES: Final[tuple[Device, ...]] = (
@@ -202,6 +203,7 @@ def make_plan(
         InvalidArgument: members of the spec contradict each other.
         Unimplemented: it asks for what this runtime does not do.
     """
+    refuse(spec)
     linux: Linux = spec.get("linux") or {}
     create, join = _namespaces(linux, joined)
     if "mount" not in create:
@@ -213,9 +215,10 @@ def make_plan(
     mounts = spec.get("mounts") or []
     steps: list[Step] = []
     for index, mount in enumerate(mounts):
-        steps += _mount_steps(
+        made = _mount_steps(
             mount, f"$.mounts[{index}]", bundle, layout, cgroup_path, own_cgroup="cgroup" in kinds
         )
+        steps += _labelled(made, linux.get("mountLabel") or "")
     steps += _device_steps(linux, mounts)
     seal: list[Step] = [ReadOnly(path) for path in linux.get("readonlyPaths") or []]
     seal += [Mask(path) for path in linux.get("maskedPaths") or []]
@@ -342,6 +345,18 @@ def _mount_steps(
     if not fstype:
         raise InvalidArgument("plan container", f"{path}.type", "neither a type nor the option bind or rbind")
     return [FilesystemMount(fstype, source or fstype, target, options)]
+
+
+def _labelled(steps: list[Step], label: str) -> list[Step]:
+    """New file systems get the SELinux label, but for the kernel's own views, which have theirs."""
+    if not label:
+        return steps
+    return [
+        step._replace(options=step.options._replace(data=(*step.options.data, ("context", label))))
+        if isinstance(step, FilesystemMount) and step.fstype not in ("proc", "sysfs")
+        else step
+        for step in steps
+    ]
 
 
 def _cgroup_steps(

@@ -211,20 +211,19 @@ def _start(call: Call) -> int:
 
     container = Container.find(call.root, call.container_id)
     container.start()
-    _poststart(call, container)
+    _poststart(container)
     return 0
 
 
-def _poststart(call: Call, container: Container) -> None:
+def _poststart(container: Container) -> None:
     if container.hooks("poststart"):
         from oakum.oci.runtime.create import run_poststart
 
-        for warning in run_poststart(container):
-            call.caller.warning(warning)
+        run_poststart(container)
 
 
 def _run_container(call: Call) -> int:
-    from oakum.oci.runtime.container import delete, destroy
+    from oakum.oci.runtime.container import delete
     from oakum.oci.runtime.create import create
 
     detach = call.arguments.flag("detach")
@@ -240,11 +239,10 @@ def _run_container(call: Call) -> int:
     try:
         process.start()
         process.wait_status()
-        _poststart(call, container)
+        _poststart(container)
     except BaseException:
         process.abort()
-        with container.directory.lock():
-            destroy(container)
+        delete(call.root, call.container_id, force=True)
         raise
     if signals is None:
         return 0

@@ -7,8 +7,8 @@ import json
 import os
 from typing import Any, Final
 
-from oakum.engine.seccomp.compiler import compile_profile
-from oakum.engine.seccomp.profile import ACTIONS, MACHINE_ARCH, OPERATORS, parse
+from oakum.engine.seccomp.compiler import architectures, compile_profile
+from oakum.engine.seccomp.profile import ACTIONS, OPERATORS, parse
 from oakum.errors import InvalidArgument, Unimplemented
 from oakum.oci.spec import Spec
 
@@ -22,11 +22,15 @@ FLAGS: Final = {
 
 def seccomp_features() -> dict[str, Any]:
     """What `compile_filter` can do, for the features document. Spec: features-linux.md "Seccomp"."""
+    try:
+        archs = architectures()
+    except Unimplemented:
+        return {"enabled": False}  # no libseccomp here
     return {
         "enabled": True,
         "actions": sorted(ACTIONS),
         "operators": sorted(OPERATORS),
-        "archs": sorted(MACHINE_ARCH.values()),
+        "archs": archs,
         "knownFlags": sorted(FLAGS),
         "supportedFlags": sorted(FLAGS),
     }

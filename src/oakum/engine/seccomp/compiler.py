@@ -70,6 +70,17 @@ def _cached(path: str, profile: Callable[[], Profile]) -> bytes:
 
 def compile_profile(profile: Profile) -> bytes:
     """The program for a profile, always made anew. Raises as `compiled`."""
+    library = _library()
+    try:
+        program = _build(library, profile)
+    except OSError as error:
+        raise InvalidArgument("compile seccomp profile", "", str(error)) from error
+    if len(program) > _PROGRAM_MAX:
+        raise InvalidArgument("compile seccomp profile", "", "the program is longer than the kernel takes")
+    return program
+
+
+def _library() -> Any:
     # Looks for the library with ldconfig and binds it by ctypes: 50 ms that only the first container pays.
     try:
         import pyseccomp  # pyright: ignore[reportMissingTypeStubs] - it ships none
@@ -80,14 +91,7 @@ def compile_profile(profile: Profile) -> bytes:
             str(error),
             hint="install libseccomp2, or run with seccomp unconfined",
         ) from error
-    library: Any = pyseccomp
-    try:
-        program = _build(library, profile)
-    except OSError as error:
-        raise InvalidArgument("compile seccomp profile", "", str(error)) from error
-    if len(program) > _PROGRAM_MAX:
-        raise InvalidArgument("compile seccomp profile", "", "the program is longer than the kernel takes")
-    return program
+    return pyseccomp
 
 
 def _build(library: Any, profile: Profile) -> bytes:
@@ -106,6 +110,9 @@ def _build(library: Any, profile: Profile) -> bytes:
             made.add_arch(number)
         except FileExistsError:
             continue  # named twice
+        except OSError as error:
+            why = "its system calls cannot be in one filter with this machine's"
+            raise InvalidArgument("compile seccomp profile", arch, why) from error
     for rule in profile.rules:
         action = _action(library, rule.action, rule.errno)
         numbered = rule.action in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
@@ -139,3 +146,21 @@ def _action(library: Any, name: str, errno: int) -> int:
     if short in ("ERRNO", "TRACE"):
         return int(getattr(library, short)(errno))
     return int(getattr(library, short))
+
+
+def architectures() -> list[str]:
+    """The architectures whose system calls a filter of this machine can cover, by their names in the runtime-spec."""
+    library = _library()
+    names: list[str] = []
+    known: list[str] = dir(library.Arch)
+    for name in known:
+        if not name.isupper() or name == "NATIVE":
+            continue
+        number = getattr(library.Arch, name)
+        try:
+            if number != library.system_arch():
+                library.SyscallFilter(library.ALLOW).add_arch(number)
+        except OSError:
+            continue  # the other byte order
+        names.append(f"SCMP_ARCH_{name}")
+    return sorted(names)

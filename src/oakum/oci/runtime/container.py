@@ -21,7 +21,7 @@ from oakum.oci.gate import close_gate, is_waiting, open_gate
 from oakum.oci.runtime.state import Directory, Record, list_ids, start_ticks
 from oakum.oci.spec import Hook, LinuxResources
 
-OCI_VERSION: Final = "1.2.0"
+OCI_VERSION: Final = "1.3.0"
 _KILL_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.005
 
@@ -245,7 +245,7 @@ def delete(root: str, container_id: str, *, force: bool = False) -> list[str]:
                     container_id,
                     f"cannot delete container {container_id} that is not stopped: {status}",
                 )
-            _end(container)
+            end(container)
         return destroy(container)
 
 
@@ -265,7 +265,8 @@ def _remove_damaged(directory: Directory) -> list[str]:
     return []
 
 
-def _end(container: Container) -> None:
+def end(container: Container) -> None:
+    """Kill it and wait until its first process is gone. Raises FailedPrecondition."""
     try:
         container.kill(signal.SIGKILL)
     except FailedPrecondition:

@@ -21,7 +21,7 @@ from oakum.oci.container import create as clone_container
 from oakum.oci.gate import Gate
 from oakum.oci.hooks import run_hooks
 from oakum.oci.plan import DEFAULT_DEVICES
-from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy
+from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy, end
 from oakum.oci.runtime.state import Directory, Record, start_ticks
 from oakum.oci.spec import Spec, parse
 
@@ -178,15 +178,20 @@ def _run_hooks(container: Container, spec: Spec, child: ContainerProcess) -> Sta
     return child.wait_status(_CREATE_TIMEOUT_S)
 
 
-def run_poststart(container: Container) -> list[str]:
-    """Run the hooks for after the start; returns what failed, which the specification only wants said."""
-    warnings: list[str] = []
-    for hook in container.hooks("poststart"):
-        try:
+def run_poststart(container: Container) -> None:
+    """Run the hooks for after the start; when one fails, the container is ended and removed, as the specification wants.
+
+    Raises:
+        OakumError: why the hook failed.
+    """
+    try:
+        for hook in container.hooks("poststart"):
             run_hooks("poststart", [hook], json.dumps(container.state("running")).encode())
-        except OakumError as failure:
-            warnings.append(failure.brief)
-    return warnings
+    except OakumError:
+        with container.directory.lock():
+            end(container)
+            destroy(container)
+        raise
 
 
 def _allow_default_devices(spec: Spec) -> None:

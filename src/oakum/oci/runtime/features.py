@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Final
 
 from oakum.linux.namespaces import FLAGS as NAMESPACES
-from oakum.linux.namespaces import PROC_NAMES
 from oakum.oci.capabilities import NAMES as CAPABILITIES
 from oakum.oci.hooks import KINDS
 from oakum.oci.options import known_options
+from oakum.oci.refusals import REFUSED
 from oakum.oci.runtime.container import OCI_VERSION
 
 _LEAST_VERSION: Final = "1.0.0"
@@ -24,21 +23,27 @@ def features(seccomp: dict[str, Any]) -> dict[str, Any]:
         "hooks": list(KINDS),
         "mountOptions": known_options(),
         "linux": {
-            "namespaces": sorted(kind for kind in NAMESPACES if _host_has(kind)),
+            "namespaces": sorted(kind for kind in NAMESPACES if kind != "time" or _does("linux.timeOffsets")),
             "capabilities": list(CAPABILITIES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": False},
+            "cgroup": {
+                "v1": True,
+                "v2": True,
+                "systemd": False,
+                "systemdUser": False,
+                "rdma": _does("linux.resources.rdma"),
+            },
             "seccomp": seccomp,
-            "apparmor": {"enabled": os.path.isdir("/sys/kernel/security/apparmor")},
-            "selinux": {"enabled": os.path.isdir("/sys/fs/selinux")},
-            "intelRdt": {"enabled": False},
-            "memoryPolicy": {"enabled": False},
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
+            "intelRdt": {"enabled": _does("linux.intelRdt")},
+            "memoryPolicy": {"modes": [], "flags": []},
             "mountExtensions": {"idmap": {"enabled": True}},
-            "netDevices": {"enabled": False},
+            "netDevices": {"enabled": _does("linux.netDevices")},
         },
         "annotations": {},
         "potentiallyUnsafeConfigAnnotations": [],
     }
 
 
-def _host_has(kind: str) -> bool:
-    return kind != "time" and os.path.exists(f"/proc/self/ns/{PROC_NAMES[kind]}")
+def _does(path: str) -> bool:
+    return path not in REFUSED
