@@ -113,6 +113,9 @@ def test_cve_2023_28642_no_label_is_written_to_what_the_image_calls_proc(runtime
     # Whether there is such a label only the kernel knows; one without any security module takes none.
     assert done.returncode == 0 or "attr/exec" in done.stderr
     assert label.read_text() == "untouched"
+    runtime.write("true", process={"selinuxLabel": "attack"})
+    assert runtime("create", "-b", runtime.bundle, runtime.new_id(), check=False).returncode == 1
+    assert label.read_text() == "untouched"
 
 
 def test_cve_2023_28642_control(runtime: Runtime) -> None:
