@@ -96,7 +96,8 @@ class _Bridge:
     def _exchange(self) -> None:
         with selectors.DefaultSelector() as selector:
             while self._docker_open or self._to_reader:
-                self._choose(selector, self._docker, *self._docker_events())
+                read, write = self._docker_events()
+                self._choose(selector, self._docker, read=read, write=write)
                 self._choose(
                     selector,
                     self._reader,
@@ -114,7 +115,7 @@ class _Bridge:
         return read, bool(self._to_docker) and self._docker_open
 
     @staticmethod
-    def _choose(selector: selectors.BaseSelector, sock: socket.socket, read: bool, write: bool) -> None:  # noqa: FBT001 - the two sides of one mask
+    def _choose(selector: selectors.BaseSelector, sock: socket.socket, *, read: bool, write: bool) -> None:
         events = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
         known = selector.get_map().get(sock)
         if known is None:

@@ -18,8 +18,8 @@ from oakum.backend.config import (
 )
 from oakum.engine import creation, host
 from oakum.engine.sandboxes import hostname, name_key
-from oakum.engine.stats import pod_cgroup
 from oakum.engine.store.records import ImageRecord, SandboxRecord
+from oakum.engine.usage import pod_cgroup
 from oakum.errors import InvalidArgument, NotFound
 from tests.unit.engine.test_database import sandbox as row
 
