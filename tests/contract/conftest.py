@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real registry with a busybox image, and a real server on directories of its own."""
+"""A real registry with a busybox image, and a real server on directories of its own, over each backend in turn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import Directories
 from tests.support.cri import CriClient
+from tests.support.docker_peer import DockerPeer
 from tests.support.registry import Registry, busybox_layer
 from tests.support.server import OakumServer
 
@@ -35,11 +36,31 @@ def busybox(registry: Registry) -> str:
     return f"{registry.address}/library/busybox:latest"
 
 
+@pytest.fixture(scope="session")
+def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerPeer]:
+    """A Docker Engine that reaches the registry, and makes no networks itself."""
+    with DockerPeer(str(tmp_path_factory.mktemp("dk")), own_network=False) as running:
+        running.keep_host_namespace()
+        yield running
+
+
+@pytest.fixture(scope="module", params=["native", "docker"])
+def backend(request: pytest.FixtureRequest) -> list[str]:
+    """What goes behind `oakum serve` for one of the two backends."""
+    if request.param == "native":
+        return []
+    peer: DockerPeer = request.getfixturevalue("dockerd")
+    return ["--backend", "docker", "--docker-host", peer.host]
+
+
 @pytest.fixture(scope="module")
 def node(
-    module_directories: Directories, busybox: str, tmp_path_factory: pytest.TempPathFactory
+    module_directories: Directories,
+    busybox: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    backend: list[str],
 ) -> Iterator[Node]:
     directory = tmp_path_factory.mktemp("n")
-    with OakumServer(*module_directories, str(directory)) as server, server.client() as client:
+    with OakumServer(*module_directories, str(directory), *backend) as server, server.client() as client:
         client.pull(busybox)
         yield Node(server, client, busybox)

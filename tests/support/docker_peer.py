@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Debian's dockerd on its own socket, directories, bridge and network namespace.
 
-The namespace keeps its firewall rules and its default-drop of forwarded packets away from the machine's own.
+The namespace keeps its firewall rules and its default-drop of forwarded packets away from the machine's own. Without
+one dockerd makes no bridge and no rules: what runs in it has no network but what others give it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import subprocess
 from typing import Self
 
+from oakum.docker import pause
 from tests.support.daemons import Daemon
 from tests.support.leaks import remove_cgroups
 from tests.support.reaper import unmount_below
@@ -23,11 +25,19 @@ class DockerPeer:
     """A running dockerd: `with DockerPeer(directory) as peer: peer.docker("run", ...)`.
 
     `directory` must be short (unix sockets lie below it), and `state` (default below it). Images come by `load`, for registries on the machine's
-    loopback cannot be reached from its network namespace. `runtimes` are OCI runtimes by name, for `docker run --runtime`.
+    loopback cannot be reached from its network namespace; with `own_network` False they can. `runtimes` are OCI runtimes by name, for `docker run --runtime`.
     """
 
-    def __init__(self, directory: str, *, state: str = "", runtimes: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: str,
+        *,
+        state: str = "",
+        runtimes: dict[str, str] | None = None,
+        own_network: bool = True,
+    ) -> None:
         self.directory = directory
+        self._own_network = own_network
         self._runtimes = runtimes or {}
         self._state = state or f"{directory}/exec"
         self.socket = f"{directory}/docker.sock"
@@ -50,26 +60,58 @@ class DockerPeer:
         with open(f"{d}/daemon.json", "w", encoding="ascii") as f:
             # also so that a configuration in /etc/docker is none of ours
             json.dump({"runtimes": {name: {"path": path} for name, path in self._runtimes.items()}}, f)
-        _run("ip", "netns", "add", self._netns)
         try:
-            inside = ("ip", "-n", self._netns)
-            _run(*inside, "link", "set", "lo", "up")
-            _run(*inside, "link", "add", BRIDGE, "type", "bridge")
-            _run(*inside, "addr", "add", "10.198.0.1/20", "dev", BRIDGE)
-            _run(*inside, "link", "set", BRIDGE, "up")
-            self._daemon = Daemon(
-                "dockerd",
-                # nsenter and not `ip netns exec`: that would mount a /sys without cgroups
-                f"nsenter --net=/run/netns/{self._netns} dockerd -H {self.host} --config-file {d}/daemon.json"
-                f" --data-root {d}/data --exec-root {self._state} -p {d}/pid --bridge {BRIDGE}"
-                f" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent {self._cgroup}".split(),
-                f"{d}/log",
-            )
-            self._daemon.wait_until(self._answers, timeout_s=60)
+            if self._own_network:
+                self._make_network()
+            self.start()
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    def _make_network(self) -> None:
+        _run("ip", "netns", "add", self._netns)
+        inside = ("ip", "-n", self._netns)
+        _run(*inside, "link", "set", "lo", "up")
+        _run(*inside, "link", "add", BRIDGE, "type", "bridge")
+        _run(*inside, "addr", "add", "10.198.0.1/20", "dev", BRIDGE)
+        _run(*inside, "link", "set", BRIDGE, "up")
+
+    def start(self) -> None:
+        """Start dockerd (again) and wait until it answers."""
+        d = self.directory
+        # nsenter and not `ip netns exec`: that would mount a /sys without cgroups
+        inside = f"nsenter --net=/run/netns/{self._netns}" if self._own_network else ""
+        network = (
+            f"--bridge {BRIDGE}"
+            if self._own_network
+            else "--bridge none --iptables=false --ip-forward=false --ip-masq=false"
+        )
+        self._daemon = Daemon(
+            "dockerd",
+            f"{inside} dockerd -H {self.host} --config-file {d}/daemon.json --data-root {d}/data"
+            f" --exec-root {self._state} -p {d}/pid {network}"
+            f" --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent {self._cgroup}".split(),
+            f"{d}/log",
+        )
+        self._daemon.wait_until(self._answers, timeout_s=60)
+
+    def keep_host_namespace(self) -> None:
+        """Have dockerd keep its mount of the host's network namespace, which it makes with the first container there."""
+        name, archive = pause.archive(os.uname().machine)
+        subprocess.run(self.argv("load"), input=archive, check=True, capture_output=True)
+        self.docker("rm", "-f", self.docker("run", "--detach", "--network", "host", name).strip())
+        self.docker("rmi", name)
+
+    def stop(self) -> None:
+        """End dockerd and with it its containers."""
+        assert self._daemon is not None
+        self._daemon.stop(grace_s=20)
+
+    def kill(self) -> None:
+        """As `kill -9` does."""
+        assert self._daemon is not None
+        self._daemon.kill()
 
     def __exit__(self, *_: object) -> None:
         if self._daemon is not None:
@@ -80,7 +122,8 @@ class DockerPeer:
         for directory in (self.directory, self._state):
             unmount_below(directory)
         remove_cgroups(self._cgroup)
-        subprocess.run(["ip", "netns", "delete", self._netns], check=False, capture_output=True)
+        if self._own_network:
+            subprocess.run(["ip", "netns", "delete", self._netns], check=False, capture_output=True)
 
     def argv(self, *arguments: str) -> list[str]:
         """The command line of one `docker` command."""

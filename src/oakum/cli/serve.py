@@ -11,7 +11,7 @@ from oakum.cli.lazy import TeachingCommand
 from oakum.cli.session import Session, pass_session
 
 if TYPE_CHECKING:
-    from oakum.daemon.config import Config, LogFormat, LogLevel
+    from oakum.daemon.config import BackendName, Config, LogFormat, LogLevel
 
 
 @click.command(
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
             "oakum --root /srv/a --state /run/a serve --cri-listen unix:///run/a/cri.sock",
             "A second server beside it.",
         ),
+        (
+            "oakum serve --backend docker --docker-host unix:///var/run/docker.sock",
+            "The same, over a Docker Engine.",
+        ),
     ),
 )
 @click.option("--config", "config_path", metavar="FILE", help="A TOML file; options win over it.")
@@ -31,6 +35,17 @@ if TYPE_CHECKING:
     metavar="ADDRESS",
     help="Where CRI is answered, as unix:///PATH; may be given several times.  [default: cri.sock in --state]",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["native", "docker"]),
+    help="Who runs a pod that names no runtime handler.  [default: native]",
+)
+@click.option(
+    "--docker-host",
+    metavar="ADDRESS",
+    help="A Docker Engine on this host: pods may then ask for the handlers docker, runc and its others.",
+)
+@click.option("--pause-image", metavar="IMAGE", help="What sandboxes in Docker run.  [default: built here]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="What is logged.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="How it is logged.")
 @click.pass_context
@@ -41,6 +56,9 @@ def serve(
     *,
     config_path: str | None,
     cri_listen: tuple[str, ...],
+    backend: BackendName | None,
+    docker_host: str | None,
+    pause_image: str | None,
     log_level: LogLevel | None,
     log_format: LogFormat | None,
 ) -> None:
@@ -65,6 +83,9 @@ def serve(
             cri_listen=cri_listen,
             log_level=log_level,
             log_format=log_format,
+            backend=backend,
+            docker_host=docker_host,
+            pause_image=pause_image,
         )
 
     serve_daemon(configuration(), configuration if config_path else None)

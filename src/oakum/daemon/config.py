@@ -4,6 +4,7 @@
     root = "/var/lib/oakum"        # durable: images, containers, the database
     state = "/run/oakum"           # gone after a reboot: sockets, pinned namespaces
     drain_s = 10                   # seconds that calls in flight get when the server ends
+    backend = "native"             # native, docker: who runs a pod that names no runtime handler
 
     [log]
     level = "info"                 # debug, info, warning, error; read again on SIGHUP
@@ -27,6 +28,10 @@
     tls_cert = ""                  # PEM files; both or none
     tls_key = ""
     idle_timeout_s = 14400         # a stream on which nothing moves for so long is ended; 0: never
+
+    [docker]                       # with a host, pods may ask for the handlers docker, runc ...
+    host = ""                      # unix:///var/run/docker.sock; backend = "docker" needs none said
+    pause_image = ""               # what sandboxes in Docker run; "": one that is built here
 
 Options of the command line win over the file. Nothing is opened here but the file itself.
 """
@@ -52,6 +57,7 @@ from oakum.network.settings import (
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
+BackendName = Literal["native", "docker"]
 
 _UNIX = "unix://"
 
@@ -83,6 +89,13 @@ class StreamsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     idle_timeout_s: Annotated[float, msgspec.Meta(ge=0)] = 14400.0
 
 
+class DockerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A Docker Engine beside, or in the place of, the native one."""
+
+    host: str = ""
+    pause_image: str = ""
+
+
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who makes the networks of pods."""
 
@@ -106,6 +119,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """None: as the environment says (OAKUM_NETWORK), like every command."""
     cri: CriConfig = CriConfig()
     streaming: StreamsConfig = StreamsConfig()
+    backend: BackendName = "native"
+    docker: DockerConfig = DockerConfig()
+
+    def uses_docker(self) -> bool:
+        """Whether there is a Docker Engine to talk to."""
+        return self.backend == "docker" or bool(self.docker.host)
 
     def cri_sockets(self) -> tuple[str, ...]:
         """The paths of the CRI sockets."""
@@ -143,12 +162,28 @@ def with_options(
     cri_listen: Sequence[str] = (),
     log_level: LogLevel | None = None,
     log_format: LogFormat | None = None,
+    backend: BackendName | None = None,
+    docker_host: str | None = None,
+    pause_image: str | None = None,
 ) -> Config:
     """`config` with what the command line says in its place. Raises InvalidArgument."""
     replace = msgspec.structs.replace
     log = replace(config.log, level=log_level or config.log.level, format=log_format or config.log.format)
     cri = replace(config.cri, listen=tuple(cri_listen) or config.cri.listen)
-    changed = replace(config, root=root or config.root, state=state or config.state, log=log, cri=cri)
+    docker = replace(
+        config.docker,
+        host=docker_host or config.docker.host,
+        pause_image=pause_image or config.docker.pause_image,
+    )
+    changed = replace(
+        config,
+        root=root or config.root,
+        state=state or config.state,
+        log=log,
+        cri=cri,
+        backend=backend or config.backend,
+        docker=docker,
+    )
     return check_config(changed, "command line")
 
 
@@ -170,6 +205,14 @@ def check_config(config: Config, source: str) -> Config:
                 hint="CRI is served on unix sockets only: unix:///run/oakum/cri.sock",
             )
     _check_streaming(config.streaming, source)
+    host = config.docker.host
+    if host and not (host.startswith(_UNIX) and os.path.isabs(host.removeprefix(_UNIX))):
+        raise InvalidArgument(
+            "check configuration",
+            source,
+            f"docker.host {host!r} is no unix socket",
+            hint="unix:///var/run/docker.sock: the pods of another machine cannot be reached from here",
+        )
     sockets = config.cri_sockets()
     if len(set(sockets)) != len(sockets):
         raise InvalidArgument("check configuration", source, "the same socket is given twice")

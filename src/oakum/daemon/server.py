@@ -28,6 +28,7 @@ from oakum.daemon.listen import SocketOwner, bind, check_socket_path, only_serve
 from oakum.daemon.logs import set_level, set_up_logs
 from oakum.daemon.notify import ServiceManager
 from oakum.errors import OakumError
+from oakum.network.settings import from_environment
 from oakum.shim.starter import hold_zygote
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
         began = time.monotonic()
         # gRPC and the engine are imported late: a wrong configuration is told at once, and no option pays for them
         from oakum.api.cri.interceptor import current_rpc
+        from oakum.daemon.compose import opened
         from oakum.engine.engine import Engine
         from oakum.streaming.server import StreamingConfig, StreamingServer
 
@@ -67,12 +69,15 @@ def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
         with Engine(config.root, config.state, network=network) as engine:
             for line in engine.recover_fully():
                 log.info("recovered", extra={"fields": {"what": line}})
-            namespace = engine.namespace(config.cri.namespace)
-            with StreamingServer(namespace, StreamingConfig(**structs.asdict(config.streaming))) as streams:
+            settings = network or from_environment(os.environ)
+            with (
+                opened(config, engine, settings) as backend,
+                StreamingServer(backend, StreamingConfig(**structs.asdict(config.streaming))) as streams,
+            ):
                 daemon = Daemon(
                     config,
-                    namespace,
-                    namespace,
+                    backend,
+                    backend,
                     streams=streams,
                     manager=manager,
                     reload=reload,

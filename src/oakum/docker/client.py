@@ -17,7 +17,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
 
@@ -71,8 +71,7 @@ class Reader:
     def close(self) -> None:
         """End the stream."""
         self._closed = True
-        with contextlib.suppress(OSError):  # the peer has closed it already
-            self._wire.socket.shutdown(socket.SHUT_RDWR)
+        self._wire.shut()
 
     def _checked(self, read: Any) -> bytes:
         try:
@@ -134,15 +133,22 @@ class DockerClient:
         body: Body = None,
         headers: Mapping[str, str] | None = None,
         idle_s: float | None = None,
+        opening: Callable[[Callable[[], None]], None] | None = None,
     ) -> Generator[Reader]:
-        """An answer that comes bit by bit; `idle_s` limits the wait for each of them. Raises as `post`."""
+        """An answer that comes bit by bit; `idle_s` limits the wait for each of them. Raises as `post`.
+
+        With `opening` its beginning may take as long, too; it is told how to end that from another thread.
+        """
         subject = f"{method} {path}"
         deadline = self._deadline(None)
         target = self._target(path, query, deadline)
         connection = self._connect(deadline, subject)
         try:
             # a large body takes the time it takes, as long as it moves
-            connection.wire.limit(deadline if body is None else None, idle_s=idle_s or self._deadline_s)
+            patient = body is not None or opening is not None
+            connection.wire.limit(None if patient else deadline, idle_s=idle_s or self._deadline_s)
+            if opening is not None:
+                opening(connection.wire.shut)
             response = self._request(connection, method, target, body, subject, headers=headers)
             if response.status >= 300:
                 connection.wire.limit(self._deadline(None))

@@ -6,6 +6,7 @@ http.client limits each read; a peer that trickles would hold a caller for ever.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import select
@@ -78,6 +79,11 @@ class Wire:
     def stale(self) -> bool:
         """Whether the peer has left, or says what nobody asked for: of no use any more."""
         return bool(select.select((self.socket,), (), (), 0)[0])
+
+    def shut(self) -> None:
+        """End what is under way, from any thread; the socket stays its owner's to close."""
+        with contextlib.suppress(OSError):  # the peer, or its owner, has closed it already
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the socket."""

@@ -19,7 +19,7 @@ import msgspec
 from oakum.backend.config import AuthConfig
 from oakum.backend.protocols import PullProgress
 from oakum.backend.status import FilesystemUsage, Image
-from oakum.docker.client import DockerClient, Reader
+from oakum.docker.client import DockerClient
 from oakum.docker.objects import nanoseconds
 from oakum.engine.flights import Flight, Flights
 from oakum.errors import (
@@ -228,10 +228,10 @@ class Images:
         query = {"fromImage": reference.repository, "tag": reference.target}
         headers = _auth_header(auth, reference.domain)
         with (
+            _ended_when(flight.cancelled, reference.canonical) as opening,
             self._client.stream(
-                "POST", "/images/create", query=query, headers=headers, idle_s=_IDLE_S
+                "POST", "/images/create", query=query, headers=headers, idle_s=_IDLE_S, opening=opening
             ) as answer,
-            _closed_when(flight.cancelled, answer),
         ):
             for said in answer.objects():
                 if "error" in said:
@@ -242,8 +242,6 @@ class Images:
                     flight.progress(
                         str(said["id"]), stage, int(detail.get("current") or 0), int(detail.get("total") or 0)
                     )
-        if flight.cancelled():
-            raise Cancelled("pull image", reference.canonical, "its caller gave up")
 
     def load(self, archive: bytes | Iterator[bytes]) -> None:
         """Have Docker read an archive of images. Raises OakumError."""
@@ -292,23 +290,32 @@ class Images:
 
 
 @contextmanager
-def _closed_when(cancelled: Callable[[], bool], answer: Reader) -> Generator[None]:
-    """Close the stream once its caller gives up: Docker then stops pulling."""
+def _ended_when(
+    cancelled: Callable[[], bool], subject: str
+) -> Generator[Callable[[Callable[[], None]], None]]:
+    """End a stream once its caller gives up: Docker then stops pulling. Raises Cancelled."""
     done = threading.Event()
+    ends: list[Callable[[], None]] = []
 
     def watch() -> None:
         while not done.wait(_POLL_S):
             if cancelled():
-                answer.close()
-                return
+                for end in ends:
+                    end()
 
     watcher = threading.Thread(target=watch, name="docker-pull", daemon=True)
     watcher.start()
     try:
-        yield
+        yield ends.append
+    except OakumError as error:
+        if cancelled():
+            raise Cancelled("pull image", subject, "its caller gave up") from error
+        raise
     finally:
         done.set()
         watcher.join()
+    if cancelled():
+        raise Cancelled("pull image", subject, "its caller gave up")
 
 
 def _failure(text: str, subject: str, *, operation: str = "pull image") -> OakumError:

@@ -193,14 +193,16 @@ class Objects:
         running = kind in ("running", "paused")
         pid = int(state["Pid"]) if running else 0
         created_at_ns = labels.created_at_ns
-        ended_at_ns = nanoseconds(state["FinishedAt"]) or created_at_ns
+        started_at_ns = nanoseconds(state["StartedAt"])
+        # Docker notes the start when it hears of it: a process that ends at once has ended before.
+        ended_at_ns = max(nanoseconds(state["FinishedAt"]) or created_at_ns, started_at_ns)
         return ContainerStatus(
             id=container_id,
             sandbox_id=labels.sandbox_id,
             config=config,
             state=kind,
             created_at_ns=created_at_ns,
-            started_at_ns=nanoseconds(state["StartedAt"]),
+            started_at_ns=started_at_ns,
             finished_at_ns=ended_at_ns if kind == "exited" else 0,
             exit_code=int(state["ExitCode"]) if kind == "exited" else 0,
             reason=(_NEVER_RAN if failed else _reason(state)) if kind == "exited" else "",
