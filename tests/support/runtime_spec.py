@@ -263,7 +263,7 @@ linux.resources.unified                             map
 linux.resources.unified{}                           text       "64"
 linux.rootfsPropagation                             word       "rprivate"
 linux.seccomp                                       object
-linux.seccomp.defaultAction!                        word       "SCMP_ACT_ALLOW"
+linux.seccomp.defaultAction!                        word       "SCMP_ACT_ERRNO"
 linux.seccomp.defaultErrnoRet                       u32        1
 linux.seccomp.architectures                         array
 linux.seccomp.architectures[]                       text       "SCMP_ARCH_X86_64"

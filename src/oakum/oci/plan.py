@@ -243,8 +243,6 @@ def _namespaces(linux: Linux, joined: frozenset[str]) -> tuple[tuple[str, ...], 
         kind = namespace.get("type", "")
         if kind in joined:
             continue
-        if kind == "time":
-            raise Unimplemented("plan container", "$.linux.namespaces", "time namespaces are not supported")
         path = namespace.get("path") or ""
         if path and not path.startswith("/"):
             raise InvalidArgument("plan container", f"{kind} namespace {path!r}", "not an absolute path")
@@ -265,6 +263,22 @@ def _check_consistency(spec: Spec, linux: Linux, kinds: set[str], create: tuple[
         raise InvalidArgument(
             "plan container", "$.linux.uidMappings", "a new user namespace needs uid and gid mappings"
         )
+    if linux.get("timeOffsets") and "time" not in create:
+        raise InvalidArgument(
+            "plan container", "$.linux.timeOffsets", "set, but the container has no new time namespace"
+        )
+    if linux.get("netDevices"):
+        if "network" not in kinds:
+            raise InvalidArgument(
+                "plan container", "$.linux.netDevices", "set, but the container has the host's network"
+            )
+        if "network" in create and "user" in kinds and "user" not in create:
+            raise Unimplemented(
+                "plan container",
+                "$.linux.netDevices",
+                "a new network namespace in a user namespace that is joined is made too late for them",
+                hint="make the network namespace first and join it too",
+            )
     for key in linux.get("sysctl") or {}:
         needed = sysctl_namespace(key)
         if needed == "":
@@ -332,6 +346,10 @@ def _mount_steps(
         if bool(uid) != bool(gid):
             raise InvalidArgument(
                 "plan container", f"{path}.uidMappings", "uid and gid mappings belong together"
+            )
+        if options.idmap and not uid:
+            raise InvalidArgument(
+                "plan container", f"{path}.uidMappings", "missing: the option idmap needs mappings"
             )
         if os.path.normpath(target) == "/sys" and options.recursive and options.read_only:
             # The control groups of the host are mounted below it, and are the user's own where nobody is root: "ro" for

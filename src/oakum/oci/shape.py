@@ -165,6 +165,18 @@ def _sysctls(value: Any, path: str) -> None:
             raise fail(f"{path}.{key}", "not the name of a sysctl", "write it as net.ipv4.ip_forward")
 
 
+def _seccomp(value: Any, path: str) -> None:
+    _SECCOMP_MEMBERS(value, path)
+    _errno(value, "defaultAction", "defaultErrnoRet", path)
+    for index, rule in enumerate(value.get("syscalls") or ()):
+        _errno(rule, "action", "errnoRet", f"{path}.syscalls[{index}]")
+
+
+def _errno(value: dict[str, Any], action: str, errno: str, path: str) -> None:
+    if value.get(errno) is not None and value[action] not in ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE"):
+        raise fail(f"{path}.{errno}", f"{value[action]} carries no number")
+
+
 def _linux(value: Any, path: str) -> None:
     _LINUX_MEMBERS(value, path)
     kinds = [namespace["type"] for namespace in value.get("namespaces") or ()]
@@ -354,7 +366,7 @@ _ACTION: Final = choice(
     "SCMP_ACT_NOTIFY",
 )
 _OPERATORS: Final = [f"SCMP_CMP_{op}" for op in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ")]
-_SECCOMP: Final = obj(
+_SECCOMP_MEMBERS: Final = obj(
     {
         "defaultAction": _ACTION,
         "defaultErrnoRet": whole(0, U32),
@@ -441,7 +453,7 @@ _LINUX_MEMBERS: Final = obj(
             "runbindable",
         ),
         "sysctl": _sysctls,
-        "seccomp": _SECCOMP,
+        "seccomp": _seccomp,
         "maskedPaths": array(text(absolute=True)),
         "readonlyPaths": array(text(absolute=True)),
         "mountLabel": text(),
