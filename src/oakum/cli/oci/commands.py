@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from oakum.cli.oci.arguments import Option, Parsed, Usage, option_lines, parse
+from oakum.cli.oci.checkpoints import CHECKPOINT, RESTORE, checkpoint, restore
 from oakum.cli.oci.log import JSON, TEXT, Caller
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure, Unimplemented
 
@@ -25,7 +26,7 @@ _GLOBAL: Final = (
     Option("text", ("log",), "the file to write log lines to (default: standard error)"),
     Option("text", ("log-format",), "the form of log lines: text or json"),
     Option("text", ("root",), f"the state directory (default: {_DEFAULT_ROOT})"),
-    Option("text", ("criu",), "ignored"),
+    Option("text", ("criu",), "the program for checkpoints (default: criu)"),
     Option("flag", ("systemd-cgroup",), "refused: control groups are managed directly"),
     Option("text", ("rootless",), "ignored"),
     Option("flag", ("help", "h"), "show help"),
@@ -513,6 +514,8 @@ COMMANDS: Final[dict[str, Command]] = {
         words="<container-id> [ps options]",
         stop_at_word=True,
     ),
+    "checkpoint": Command(checkpoint, "write a running container to disk, through CRIU", CHECKPOINT),
+    "restore": Command(restore, "let a container go on from a checkpoint", RESTORE),
     "pause": Command(_pause, "freeze all processes of a container"),
     "resume": Command(_resume, "let a paused container go on"),
     "update": Command(

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running CRIU: whether it works on this host, one call of it, and what its log says went wrong.
+
+What it is told to do is `checkpoint`'s business. Source: criu(8).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Final
+
+from oakum.errors import SystemFailure, Unimplemented
+
+_LOG_LIMIT_BYTES: Final = 8 << 20
+_CHECK_LOG: Final = "check.log"
+
+
+def problem(program: str, work: str) -> str:
+    """Why CRIU cannot work on this host, in its own words; "" when it can. Its log goes to the directory `work`."""
+    try:
+        code = _run([program, "check", "-W", work, "-o", _CHECK_LOG])
+    except FileNotFoundError:
+        return f"{program} is not installed"
+    except OSError as failure:
+        return f"{program} cannot be executed: {failure.strerror}"
+    return "" if code == 0 else said(f"{work}/{_CHECK_LOG}") or f"`{program} check` ended with {code}"
+
+
+def call(program: str, action: str, arguments: list[str], work: str, subject: str) -> None:
+    """Have CRIU `action` ("dump", "pre-dump", "restore"); its log is `work`/`action`.log.
+
+    Its standard streams are ours: it hands them to what it restores.
+
+    Raises:
+        Unimplemented: it is not there or does not work on this host.
+        SystemFailure: it failed.
+    """
+    log = f"{action}.log"
+    try:
+        code = _run([program, action, "-W", work, "-o", log, "-v4", *arguments])
+    except OSError as failure:
+        why = "is not installed" if isinstance(failure, FileNotFoundError) else str(failure.strerror)
+        raise Unimplemented(action, subject, f"{program} {why}", hint="install criu") from failure
+    if code:
+        # only what fails is asked for the deeper reason
+        if why := problem(program, work):
+            raise Unimplemented(action, subject, f"CRIU does not work on this host: {why}")
+        raise SystemFailure(
+            action, subject, said(f"{work}/{log}") or f"criu ended with {code}", hint=f"see {work}/{log}"
+        )
+
+
+def said(log: str) -> str:
+    """The first error in a log of CRIU's that is about the matter, without time and place; "" when there is none."""
+    try:
+        with open(log, "rb") as file:
+            lines = file.read(_LOG_LIMIT_BYTES).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        head, found, text = line.partition("Error (")
+        # what it tries out at the beginning and can do without is an error in its log, too
+        if found and "tun: Unable to create tun" not in text and len(head) < 20:
+            return text.partition("): ")[2].strip()[:300]
+    return ""
+
+
+def _run(argv: list[str]) -> int:
+    """The exit code of a program whose log is a file, so that it has nothing to write. Raises OSError."""
+    environment = {"PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LC_ALL": "C"}
+    path = _found(argv[0], environment["PATH"])
+    pid = os.posix_spawn(path, argv, environment, setsigmask=(), setsigdef=(signal.SIGPIPE,))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _found(program: str, search: str) -> str:
+    if "/" in program:
+        return program
+    for directory in search.split(":"):
+        path = f"{directory}/{program}"
+        if directory and os.access(path, os.X_OK):
+            return path
+    raise FileNotFoundError(program)
