@@ -60,6 +60,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "serve": Entry("oakum.cli.serve:serve", _HOST, "Answer the kubelet on a socket."),
     "info": Entry("oakum.cli.host:info", _HOST, "Say what oakum runs on, and what it holds."),
     "doctor": Entry("oakum.cli.doctor:doctor", _HOST, "Check what this host can do, and say what to do."),
+    "migrate": Entry("oakum.cli.migrate:migrate", _HOST, "Bring what another engine has."),
     "gc": Entry("oakum.cli.host:gc", _HOST, "Remove what nothing needs any more."),
     "completion": Entry("oakum.cli.host:completion", _HOST, "Write the shell's completion script."),
     "version": Entry("oakum.cli.host:version", _HOST, "Write the version."),

@@ -46,9 +46,11 @@ def opened(config: Config, engine: Engine, network: NetworkSettings) -> Generato
             "oakum",
             namespace,
             lambda: native_handlers,
-            partial(to_native, docker, namespace, directory=spool),
+            partial(to_native, docker.images, namespace, directory=spool),
         ),
-        Member("docker", docker, docker.handlers, partial(to_docker, namespace, docker, directory=spool)),
+        Member(
+            "docker", docker, docker.handlers, partial(to_docker, namespace, docker.images, directory=spool)
+        ),
     ]
     if config.backend == "docker":
         members.reverse()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from oakum.backend.status import Image
-    from oakum.docker.backend import DockerBackend
+    from oakum.docker.images import Images
     from oakum.engine.engine import Namespace
 
 _PIECE_BYTES: Final = 1 << 20
@@ -22,11 +22,11 @@ NAMELESS: Final = "oakum.invalid/handed-over"
 """What an image is called that had no tag where it came from: without a name it would be collected."""
 
 
-def to_native(docker: DockerBackend, namespace: Namespace, image: str, *, directory: str) -> Sequence[Image]:
+def to_native(docker: Images, namespace: Namespace, image: str, *, directory: str) -> Sequence[Image]:
     """Bring an image of Docker's, with all of its tags, into the native store. Raises ImageNotFound, OakumError."""
-    found = _need(docker.image_status(image), image)
+    found = _need(docker.status(image), image)
     with _spool(directory) as file:
-        docker.save_image(found.id, file.write)
+        docker.save(found.id, file.write)
         file.flush()
         imported = namespace.import_images(f"/proc/self/fd/{file.fileno()}")
     for name in found.repo_tags or (f"{NAMELESS}:{found.id.removeprefix('sha256:')[:12]}",):
@@ -34,15 +34,15 @@ def to_native(docker: DockerBackend, namespace: Namespace, image: str, *, direct
     return imported
 
 
-def to_docker(namespace: Namespace, docker: DockerBackend, image: str, *, directory: str) -> None:
+def to_docker(namespace: Namespace, docker: Images, image: str, *, directory: str) -> None:
     """Bring an image of the native store, with all of its tags, to Docker. Raises ImageNotFound, OakumError."""
     found = _need(namespace.image_status(image), image)
     with _spool(directory) as file:
         namespace.export_images([found.id], f"/proc/self/fd/{file.fileno()}", archive_format="docker")
         file.seek(0)
-        docker.load_images(_pieces(file))
+        docker.load(_pieces(file))
     for name in found.repo_tags:
-        docker.images.tag(found.id, name)
+        docker.tag(found.id, name)
 
 
 def _need(found: Image | None, image: str) -> Image:

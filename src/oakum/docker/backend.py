@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -400,11 +400,3 @@ class DockerBackend:
     def image_filesystems(self) -> Sequence[FilesystemUsage]:
         """Where images lie and how much they use."""
         return self.images.filesystems()
-
-    def load_images(self, archive: Iterator[bytes]) -> None:
-        """Have Docker read an archive of images. Raises OakumError."""
-        self.images.load(archive)
-
-    def save_image(self, name: str, write: Callable[[bytes], object]) -> None:
-        """Have `write` called with an archive of an image, piece by piece. Raises OakumError."""
-        self.images.save((name,), write)

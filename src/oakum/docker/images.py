@@ -254,11 +254,9 @@ class Images:
                 if "error" in said:
                     raise _failure(str(said["error"]), "archive", operation="load image")
 
-    def save(self, names: Sequence[str], write: Callable[[bytes], object]) -> None:
-        """Have `write` called with an archive of images, piece by piece. Raises OakumError."""
-        if len(names) != 1:
-            raise InvalidArgument("save images", repr(names), "one at a time")
-        with self._client.stream("GET", f"/images/{names[0]}/get", idle_s=_LOAD_S) as answer:
+    def save(self, image: str, write: Callable[[bytes], object]) -> None:
+        """Have `write` called with an archive of an image, piece by piece. Raises OakumError."""
+        with self._client.stream("GET", f"/images/{image}/get", idle_s=_LOAD_S) as answer:
             while piece := answer.read():
                 write(piece)
 
