@@ -129,7 +129,9 @@ def test_seccomp(runtime: Runtime, features: dict[str, Any]) -> None:
                                   seccomp["operators"], strict=True)
     ]  # fmt: skip
     assert len(seccomp["actions"]) >= len(calls)
-    runs(runtime, **profile(syscalls=rules, flags=seccomp["supportedFlags"], architectures=seccomp["archs"]))
+    # one of the flags is for who listens to a filter: it goes with a listener only
+    flags = [flag for flag in seccomp["supportedFlags"] if not flag.endswith("_RECV")]
+    runs(runtime, **profile(syscalls=rules, flags=flags, architectures=seccomp["archs"]))
     assert set(seccomp["supportedFlags"]) <= set(seccomp["knownFlags"])
     for arch in seccomp["archs"]:
         runs(runtime, **profile(architectures=[arch]))
