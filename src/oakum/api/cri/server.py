@@ -30,8 +30,8 @@ from oakum.backend.protocols import ImageBackend, RuntimeBackend
 MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 MAX_SEND_BYTES = 64 * 1024 * 1024
 """More than the kubelet takes (16 MiB): a client with a larger limit gets its long lists whole."""
-MAX_CONNECTIONS = 256
-"""A kubelet has two; their descriptors must leave enough of the usual 1024 for the work."""
+MAX_CONNECTIONS = 512
+"""A kubelet has two, critest 300 in the end; their descriptors must leave enough of the usual 1024 for the work."""
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
