@@ -364,7 +364,7 @@ def test_features_are_a_document_that_says_what_is_not_there(runtime: Runtime) -
     assert "createContainer" in document["hooks"]
     assert document["linux"]["cgroup"]["systemd"] is False
     assert document["linux"]["intelRdt"] == {"enabled": False}
-    assert "time" not in document["linux"]["namespaces"]
+    assert "time" in document["linux"]["namespaces"]
 
 
 def test_the_systemd_driver_is_refused_and_not_pretended(runtime: Runtime) -> None:

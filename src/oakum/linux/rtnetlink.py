@@ -218,6 +218,12 @@ def set_master(name: str, bridge_index: int) -> Request:
     return Request(_RTM_NEWLINK, 0, payload, "set bridge of", name)
 
 
+def move_link(index: int, name: str, netns_fd: int, *, subject: str) -> Request:
+    """Move a link to another network namespace, where it is called `name`; its addresses and state are lost."""
+    payload = _link_message(index) + text(_IFLA_IFNAME, name) + u32(_IFLA_NET_NS_FD, netns_fd)
+    return Request(_RTM_NEWLINK, 0, payload, "move network device", subject)
+
+
 def set_up(name: str) -> Request:
     """Set a link up."""
     # A name needs no number: ifi_index 0 makes the kernel look for it.

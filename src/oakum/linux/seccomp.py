@@ -9,6 +9,7 @@ from typing import Final
 
 from oakum.linux.libc import Struct, bind_call, byref, c_uint, c_void_p, error, u16
 
+NEW_LISTENER: Final = 8
 _SET_MODE_FILTER: Final = 1
 _INSTRUCTION_BYTES: Final = 8
 _MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
@@ -21,14 +22,14 @@ class _Program(Struct):
 _seccomp = bind_call("seccomp", c_uint, c_uint, c_void_p)
 
 
-def load(program: bytes, *, flags: int = 0) -> None:
+def load(program: bytes, *, flags: int = 0) -> int:
     """Install the classic BPF `program` for this thread and all it executes.
 
-    Needs no_new_privs or CAP_SYS_ADMIN. Raises OSError.
+    The result is the descriptor of its notifications with NEW_LISTENER, else 0. Needs no_new_privs or CAP_SYS_ADMIN. Raises OSError.
     """
     count, rest = divmod(len(program), _INSTRUCTION_BYTES)
     if rest or not 0 < count <= _MAX_INSTRUCTIONS:
         raise error("seccomp", errno.EINVAL, f"program of {len(program)} bytes")
     code = ctypes.create_string_buffer(program, len(program))
     header = _Program(count, ctypes.addressof(code))
-    _seccomp(_SET_MODE_FILTER, flags, byref(header), target=f"program of {count} instructions")
+    return _seccomp(_SET_MODE_FILTER, flags, byref(header), target=f"program of {count} instructions")

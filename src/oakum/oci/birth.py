@@ -11,6 +11,7 @@ from oakum.linux import namespaces as ns
 from oakum.linux import process as proc
 from oakum.linux.fd import Fd
 from oakum.linux.libc import call_name
+from oakum.oci.cgroups import Cgroup
 from oakum.oci.handover import guard
 from oakum.oci.wire import Channel
 
@@ -97,3 +98,21 @@ def clone_after_joining(
 def ordered(join_fds: tuple[tuple[str, int], ...]) -> list[tuple[str, int]]:
     """Namespaces in the order to join them: the user namespace last, for until then we have the host's rights."""
     return sorted(join_fds, key=lambda item: item[0] == "user")
+
+
+def unified_procs(group: Cgroup) -> tuple[Fd, ...]:
+    """cgroup.procs of the group in the v2 tree, if there is one, for a process that will write "0" to it."""
+    tree = group.layout.unified
+    if tree is None:
+        return ()
+    path = f"{group.directory(tree)}/cgroup.procs"
+    try:
+        return (Fd(os.open(path, os.O_WRONLY | os.O_CLOEXEC)),)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "open", path) from failure
+
+
+def unified_path(pid: int) -> str:
+    """The v2 group a process is in, relative to the tree's root."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        return next((line.rstrip("\n")[3:] for line in file if line.startswith("0::")), "/")

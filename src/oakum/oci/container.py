@@ -14,7 +14,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from oakum.errors import (
     DeadlineExceeded,
@@ -31,19 +31,27 @@ from oakum.linux.libc import call_name
 from oakum.linux.procfs import open_private_proc
 from oakum.model.rootfs import RootfsSource
 from oakum.oci import execution, init, rootfs
-from oakum.oci.birth import Nothing, clone, clone_after_joining, ordered
+from oakum.oci.birth import Nothing, clone, clone_after_joining, ordered, unified_path, unified_procs
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import Layout, normalise_path
 from oakum.oci.credentials import plan_credentials, set_oom_score_adj
 from oakum.oci.gate import Gate
 from oakum.oci.handover import Handover, guard
+from oakum.oci.mappings import write_mappings
 from oakum.oci.plan import Plan, make_plan
-from oakum.oci.spec import Hooks, IdMapping, LinuxResources, Process, Spec
+from oakum.oci.spec import Hooks, Linux, LinuxResources, Process, Spec
 from oakum.oci.wire import Channel
+
+if TYPE_CHECKING:
+    from oakum.oci.listener import Listener
+    from oakum.oci.tuning import Tuning
 
 _EXEC_NAMESPACES: Final = (
     ns.CLONE_NEWNS | ns.CLONE_NEWCGROUP | ns.CLONE_NEWUTS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET
 )
+
+# Members that `oci.tuning` carries out; of process and of linux.
+_TUNED: Final = frozenset({"scheduler", "ioPriority", "execCPUAffinity", "memoryPolicy", "personality"})
 
 # Below this a container joins late, so that its limit need not hold our set-up too.
 _TINY_MEMORY_BYTES: Final = 16 << 20
@@ -71,6 +79,7 @@ class CreateRequest(NamedTuple):
     strict_groups: bool = False
     seccomp_bpf: bytes = b""
     seccomp_flags: int = 0
+    listener: Listener | None = None
     for_parent: bool = False
     gate: Gate | None = None
     hooks: bool = False
@@ -83,6 +92,7 @@ class ExecRequest(NamedTuple):
 
     `cgroup_path` "" leaves it in the caller's cgroup. `unified_path` is where in the v2 tree it is born instead:
     a group of its own below the container's, by which all it starts can be found. `for_parent` as in `CreateRequest`.
+    Of `linux` an exec too has the memory policy and the personality.
     """
 
     container_pid: int
@@ -95,9 +105,11 @@ class ExecRequest(NamedTuple):
     strict_groups: bool = False
     seccomp_bpf: bytes = b""
     seccomp_flags: int = 0
+    listener: Listener | None = None
     for_parent: bool = False
     name: str = ""
     preserve_fds: int = 0
+    linux: Linux = {}
 
 
 class Status(NamedTuple):
@@ -287,6 +299,8 @@ def create(request: CreateRequest) -> InitProcess:
                 preserve_fds=request.preserve_fds,
                 new_keyring=request.new_keyring,
                 start_hooks=tuple(hooks.get("startContainer") or ()),
+                tuning=_tuning(process, linux),
+                listener=request.listener,
             ),
             mapped_by_parent="user" in plan.create,
             has_cgroup=bool(cgroup_path),
@@ -317,6 +331,8 @@ def spawn_exec(request: ExecRequest) -> ExecProcess:
         pidfd = held.keep(_open_pidfd(request.container_pid))
         own_user = _same_namespace(request.container_pid, "user")
         flags = _EXEC_NAMESPACES | (0 if own_user else ns.CLONE_NEWUSER)
+        if os.path.exists("/proc/self/ns/time") and not _same_namespace(request.container_pid, "time"):
+            flags |= ns.CLONE_NEWTIME
         job = execution.ExecJob(
             container_pidfd=pidfd,
             namespace_flags=flags,
@@ -340,6 +356,8 @@ def spawn_exec(request: ExecRequest) -> ExecProcess:
                 create_cwd=False,
                 wait_for_start=False,
                 preserve_fds=request.preserve_fds,
+                tuning=_tuning(process, request.linux),
+                listener=request.listener,
             ),
         )
         ours, theirs = Channel.pair()
@@ -383,11 +401,13 @@ class _Held:
 
 def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentage: int) -> InitProcess:
     group = Cgroup(layout, cgroup_path) if layout is not None and cgroup_path else None
-    resources = (job.spec.get("linux") or {}).get("resources") or {}
+    linux = job.spec.get("linux") or {}
+    resources = linux.get("resources") or {}
     ours, theirs = Channel.pair()
-    kinds = [kind for kind in job.plan.create if kind != "cgroup"]
+    kinds = [kind for kind in job.plan.create if kind not in ("cgroup", "time")]
     joins_user = any(kind == "user" for kind, _ in job.join_fds)
     pid_fd = next((fd for kind, fd in job.join_fds if kind == "pid"), None)
+    network_fd = next((fd for kind, fd in job.join_fds if kind == "network"), None)
     if joins_user:
         # New namespaces have to belong to the user namespace, so they are made after joining it.
         job = job._replace(unshare_kinds=tuple(kind for kind in kinds if kind != "pid"))
@@ -416,11 +436,12 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentag
     child = InitProcess(pid, pidfd, ours)
     try:
         if job.mapped_by_parent:
-            _write_mappings(pid, job.spec)
+            write_mappings(pid, linux)
             child.warnings = tuple(
                 set_oom_score_adj(job.handover.credentials, job.handover.proc_fd, str(pid))
             )
             ours.send("mapped")
+        _move_devices(pid, network_fd, linux)
         if group is not None:
             child.warnings += _prepare_cgroup(group, resources, ours, born_in_unified=birthplace is not None)
     except BaseException:
@@ -481,28 +502,20 @@ def _open_for_child(job: init.InitJob, held: _Held) -> tuple[Fd, dict[int, Fd]]:
     return root, sources
 
 
-def _write_mappings(pid: int, spec: Spec) -> None:
-    linux = spec.get("linux") or {}
-    for file, mappings in (("uid_map", linux.get("uidMappings")), ("gid_map", linux.get("gidMappings"))):
-        write_id_map(f"/proc/{pid}/{file}", mappings or [])
+def _tuning(process: Process, linux: Linux) -> Tuning | None:
+    if not _TUNED.isdisjoint((*process, *linux)):
+        from oakum.oci.tuning import plan_tuning  # few processes pay for it
+
+        return plan_tuning(process, linux)
+    return None
 
 
-def write_id_map(path: str, mappings: list[IdMapping]) -> None:
-    """Write a user namespace's uid_map or gid_map.
+def _move_devices(pid: int, network_fd: int | None, linux: Linux) -> None:
+    if devices := linux.get("netDevices"):
+        from oakum.oci.netdevices import move_devices  # few containers pay for it
 
-    Source: user_namespaces(7). Raises SystemFailure.
-    """
-    text = "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in mappings)
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-    except OSError as failure:
-        raise SystemFailure.from_os_error(
-            failure, "write", path, hint="do the mappings overlap?"
-        ) from failure
+        path = f"/proc/{pid}/ns/net" if network_fd is None else f"/proc/self/fd/{network_fd}"
+        move_devices(path, {name: device.get("name") or name for name, device in devices.items()})
 
 
 def _wants_cgroup_mount(spec: Spec) -> bool:
@@ -565,28 +578,10 @@ def _clone_exec(
                 full = failure.errno == errno.EAGAIN
         if full:
             # As many processes as allowed: who would look into that must get in all the same. Moving is not limited.
-            late = tuple(group.join_fds(unified=False)) + _unified_procs(born_in)
+            late = tuple(group.join_fds(unified=False)) + unified_procs(born_in)
             return clone(parentage, pid_namespace_fd, make_body(late), None)
-        with Cgroup(layout, _unified_path(request.container_pid)).open_unified() or Nothing() as unified:
+        with Cgroup(layout, unified_path(request.container_pid)).open_unified() or Nothing() as unified:
             return clone(parentage, pid_namespace_fd, make_body(fds), unified.fileno() if unified else None)
     finally:
         for fd in (*fds, *late):
             fd.close()
-
-
-def _unified_procs(group: Cgroup) -> tuple[Fd, ...]:
-    """cgroup.procs of the group in the v2 tree, if there is one, for a process that will write "0" to it."""
-    tree = group.layout.unified
-    if tree is None:
-        return ()
-    path = f"{group.directory(tree)}/cgroup.procs"
-    try:
-        return (Fd(os.open(path, os.O_WRONLY | os.O_CLOEXEC)),)
-    except OSError as failure:
-        raise SystemFailure.from_os_error(failure, "open", path) from failure
-
-
-def _unified_path(pid: int) -> str:
-    """The v2 group a process is in, relative to the tree's root."""
-    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        return next((line.rstrip("\n")[3:] for line in file if line.startswith("0::")), "/")

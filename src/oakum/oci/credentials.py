@@ -11,7 +11,7 @@ import errno
 import os
 import resource
 import stat
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from oakum.errors import InvalidArgument, SystemFailure
 from oakum.linux import capabilities as kernel
@@ -20,7 +20,11 @@ from oakum.linux.fd import Fd
 from oakum.linux.libc import call_name
 from oakum.linux.process import set_no_new_privs
 from oakum.oci.capabilities import CapabilitySets, masks
+from oakum.oci.mappings import drop_groups
 from oakum.oci.spec import Process
+
+if TYPE_CHECKING:
+    from oakum.oci.listener import Report
 
 _ALL: Final = (1 << 64) - 1
 _INFINITY: Final = 0xFFFFFFFFFFFFFFFF
@@ -148,15 +152,17 @@ def own_stdio(uid: int) -> None:
                 raise SystemFailure.from_os_error(failure, "fchown", f"stdio {number}") from failure
 
 
-def become(credentials: Credentials, uid: int, gid: int, groups: tuple[int, ...]) -> None:
-    """Take on the identity for good. Raises SystemFailure naming the call."""
+def become(
+    credentials: Credentials, uid: int, gid: int, groups: tuple[int, ...], report: Report | None = None
+) -> None:
+    """Take on the identity for good; `report` gets the filter's notifications. Raises SystemFailure naming the call."""
     sets = credentials.capabilities
     try:
         if credentials.no_new_privs:
             set_no_new_privs()
         elif credentials.seccomp_bpf:
             # Without no_new_privs the filter needs CAP_SYS_ADMIN, which goes away below.
-            seccomp.load(credentials.seccomp_bpf, flags=credentials.seccomp_flags)
+            _load_filter(credentials, report)
         kernel.limit_bounding(sets.bounding)
         kernel.keep_over_setuid(value=True)
         _set_ids(uid, gid, groups)
@@ -172,7 +178,7 @@ def become(credentials: Credentials, uid: int, gid: int, groups: tuple[int, ...]
 
 def _set_ids(uid: int, gid: int, groups: tuple[int, ...]) -> None:
     for name, act in (
-        ("setgroups", lambda: os.setgroups(groups)),
+        ("setgroups", lambda: os.setgroups(groups) if groups else drop_groups()),
         ("setresgid", lambda: os.setresgid(gid, gid, gid)),
         ("setresuid", lambda: os.setresuid(uid, uid, uid)),
     ):
@@ -183,11 +189,17 @@ def _set_ids(uid: int, gid: int, groups: tuple[int, ...]) -> None:
             raise SystemFailure.from_os_error(failure, name, f"{uid}:{gid} {groups}", hint=hint) from failure
 
 
-def load_late_filter(credentials: Credentials) -> None:
+def _load_filter(credentials: Credentials, report: Report | None) -> None:
+    fd = seccomp.load(credentials.seccomp_bpf, flags=credentials.seccomp_flags)
+    if report is not None:
+        report.send(fd)
+
+
+def load_late_filter(credentials: Credentials, report: Report | None = None) -> None:
     """With no_new_privs the filter can come last, so that it need not allow what set-up does. Raises SystemFailure."""
     if credentials.no_new_privs and credentials.seccomp_bpf:
         try:
-            seccomp.load(credentials.seccomp_bpf, flags=credentials.seccomp_flags)
+            _load_filter(credentials, report)
         except OSError as failure:
             raise SystemFailure.from_os_error(failure, "seccomp", str(failure.filename or "")) from failure
 

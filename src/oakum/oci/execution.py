@@ -11,6 +11,7 @@ from oakum.linux.fd import Fd
 from oakum.linux.namespaces import setns
 from oakum.oci import credentials
 from oakum.oci.handover import Handover, hand_over, join_cgroup, open_console, settle, take_console
+from oakum.oci.mappings import drop_groups
 from oakum.oci.wire import Channel
 
 
@@ -28,9 +29,18 @@ class ExecJob(NamedTuple):
 def run(job: ExecJob, channel: Channel) -> NoReturn:
     """Become the exec'd process. Raises OakumError, OSError, which `guard` reports."""
     settle()
+    affine = "execCPUAffinity" in job.handover.process
+    if affine:
+        from oakum.oci.tuning import set_affinity  # loaded by the parent: few processes pay for it
+
+        set_affinity(job.handover.process, "initial")
     warnings = credentials.set_oom_score_adj(job.handover.credentials, job.handover.proc_fd)
     # Before the container's mounts are ours: the paths of cgroup.procs are open already, memory is charged from here.
     join_cgroup(job.cgroup_fds)
+    if affine:
+        from oakum.oci.tuning import set_affinity
+
+        set_affinity(job.handover.process, "final")
     try:
         setns(job.container_pidfd, job.namespace_flags, target="namespaces of the container")
     except OSError as failure:
@@ -38,7 +48,7 @@ def run(job: ExecJob, channel: Channel) -> NoReturn:
             failure, "setns", "namespaces of the container", hint="has the container ended?"
         ) from failure
     if job.in_user_namespace:
-        os.setgroups(())
+        drop_groups()
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     console: Fd | None = None

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from oakum.errors import Internal, OakumError, SystemFailure
 from oakum.linux.fd import Fd
@@ -27,6 +27,10 @@ from oakum.oci.hooks import run_hooks
 from oakum.oci.spec import Hook, Process
 from oakum.oci.users import Identity, home_of, resolve_user
 from oakum.oci.wire import Channel, die_unless
+
+if TYPE_CHECKING:
+    from oakum.oci.listener import Listener, Report
+    from oakum.oci.tuning import Tuning
 
 
 class Handover(NamedTuple):
@@ -47,6 +51,8 @@ class Handover(NamedTuple):
     new_keyring: bool = True
     start_hooks: tuple[Hook, ...] = ()
     state: dict[str, Any] = {}
+    tuning: Tuning | None = None
+    listener: Listener | None = None
 
 
 def guard(channel: Channel, body: Callable[[], None]) -> Callable[[], int]:
@@ -145,7 +151,12 @@ def hand_over(h: Handover, channel: Channel, console: Fd | None, warnings: list[
         _make_cwd(process.get("cwd") or "/", identity)
     credentials.set_exec_label(h.proc_fd, process)
     credentials.own_stdio(identity.uid)
-    credentials.become(h.credentials, identity.uid, identity.gid, identity.groups)
+    if h.tuning is not None:
+        from oakum.oci import tuning  # loaded by who planned it: few containers pay for it
+
+        tuning.apply(h.tuning)
+    report = h.listener.prepare(h.proc_fd, initial=h.wait_for_start) if h.listener is not None else None
+    credentials.become(h.credentials, identity.uid, identity.gid, identity.groups, report)
     _enter_cwd(process.get("cwd") or "/")
     args = process.get("args") or []
     path = command.find(args[0], env)
@@ -158,23 +169,26 @@ def hand_over(h: Handover, channel: Channel, console: Fd | None, warnings: list[
     if h.gate is None:
         if h.wait_for_start:
             die_unless(channel.receive(), "start")
-        _execute(h, path, args, env)
+        _execute(h, path, args, env, report)
     # It may wait for long, and must hold nothing open meanwhile: not the lock of who made it, not the host's directories.
-    close_except(h.gate.filenos(), 3 + h.preserve_fds)
+    kept = h.gate.filenos()
+    if report is not None:
+        kept.add(report.fileno())
+    close_except(kept, 3 + h.preserve_fds)
     h.gate.wait()
     try:
-        _execute(h, path, args, env)
+        _execute(h, path, args, env, report)
     except OakumError as failure:
         # Who made us is gone; who starts us hears it.
         h.gate.report(failure)
         os._exit(1)
 
 
-def _execute(h: Handover, path: str, args: list[str], env: dict[str, str]) -> NoReturn:
+def _execute(h: Handover, path: str, args: list[str], env: dict[str, str], report: Report | None) -> NoReturn:
     close_from(3 + h.preserve_fds, cloexec=True)
     if h.start_hooks:
         run_hooks("startContainer", h.start_hooks, json.dumps({**h.state, "status": "created"}).encode())
-    credentials.load_late_filter(h.credentials)
+    credentials.load_late_filter(h.credentials, report)
     command.execute(path, args, env)
 
 

@@ -18,6 +18,7 @@ from oakum.model.rootfs import RootfsSource
 from oakum.oci import credentials, rootfs
 from oakum.oci.handover import Handover, hand_over, join_cgroup, open_console, settle, take_console
 from oakum.oci.hooks import run_hooks
+from oakum.oci.mappings import drop_groups
 from oakum.oci.plan import Plan
 from oakum.oci.spec import Hook, Spec
 from oakum.oci.wire import Channel, Message, die_unless
@@ -88,9 +89,14 @@ def _enter_namespaces(job: InitJob, channel: Channel) -> None:
         die_unless(channel.receive(), "mapped")
     if job.handover.credentials and (job.in_user_namespace):
         # Root of the new user namespace, so that what is made here belongs to it.
-        os.setgroups(())
+        drop_groups()
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
+    if "time" in job.plan.create:
+        from oakum.oci.timens import enter_time_namespace  # loaded by the parent: few containers pay for it
+
+        linux = job.spec.get("linux") or {}
+        enter_time_namespace(job.handover.proc_fd, linux, unseen="pid" in job.plan.create)
 
 
 def _name_host(job: InitJob) -> None:

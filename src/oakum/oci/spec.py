@@ -80,6 +80,9 @@ class Process(TypedDict, total=False):
     apparmorProfile: str
     selinuxLabel: str
     oomScoreAdj: int
+    scheduler: dict[str, Any]
+    ioPriority: dict[str, Any]
+    execCPUAffinity: dict[str, str]
 
 
 class Root(TypedDict, total=False):
@@ -128,6 +131,8 @@ class LinuxResources(TypedDict, total=False):
     blockIO: dict[str, Any]
     hugepageLimits: list[dict[str, Any]]
     unified: dict[str, str]
+    network: dict[str, Any]
+    rdma: dict[str, dict[str, int]]
 
 
 class Linux(TypedDict, total=False):
@@ -144,6 +149,11 @@ class Linux(TypedDict, total=False):
     maskedPaths: list[str]
     readonlyPaths: list[str]
     mountLabel: str
+    seccomp: dict[str, Any]
+    timeOffsets: dict[str, dict[str, int]]
+    netDevices: dict[str, dict[str, str]]
+    memoryPolicy: dict[str, Any]
+    personality: dict[str, Any]
 
 
 class Hook(TypedDict, total=False):

@@ -136,7 +136,21 @@ def test_a_plan_can_be_read() -> None:
     ("changes", "error", "where"),
     [
         ({"linux": {"namespaces": [{"type": "pid"}]}}, InvalidArgument, "namespaces"),
-        ({"linux": {"namespaces": [{"type": "mount"}, {"type": "time"}]}}, Unimplemented, "time"),
+        (
+            {"linux": {"timeOffsets": {"boottime": {"secs": 1}}, "namespaces": [{"type": "mount"}]}},
+            InvalidArgument,
+            "timeOffsets",
+        ),
+        (
+            {"linux": {"netDevices": {"a": {}}, "namespaces": [{"type": "mount"}]}},
+            InvalidArgument,
+            "netDevices",
+        ),
+        (
+            {"linux": {"intelRdt": {"closID": "a"}, "namespaces": [{"type": "mount"}]}},
+            Unimplemented,
+            "intelRdt",
+        ),
         (
             {"linux": {"namespaces": [{"type": "mount"}, {"type": "pid", "path": "rel"}]}},
             InvalidArgument,

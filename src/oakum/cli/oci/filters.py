@@ -8,8 +8,9 @@ import os
 from typing import Any, Final
 
 from oakum.engine.seccomp.compiler import architectures, compile_profile
-from oakum.engine.seccomp.profile import ACTIONS, OPERATORS, parse
+from oakum.engine.seccomp.profile import ACTIONS, NOTIFY, OPERATORS, Profile, parse
 from oakum.errors import InvalidArgument, Unimplemented
+from oakum.linux.seccomp import NEW_LISTENER
 from oakum.oci.spec import Spec
 
 # Source: seccomp(2); by the names of the runtime-spec.
@@ -17,6 +18,7 @@ FLAGS: Final = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1,
     "SECCOMP_FILTER_FLAG_LOG": 2,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
 }
 
 
@@ -28,7 +30,7 @@ def seccomp_features() -> dict[str, Any]:
         return {"enabled": False}  # no libseccomp here
     return {
         "enabled": True,
-        "actions": sorted(ACTIONS),
+        "actions": sorted({*ACTIONS, NOTIFY}),
         "operators": sorted(OPERATORS),
         "archs": archs,
         "knownFlags": sorted(FLAGS),
@@ -39,8 +41,7 @@ def seccomp_features() -> dict[str, Any]:
 def compile_filter(seccomp: dict[str, Any], spec: Spec) -> tuple[bytes, int]:
     """The program and its load flags. Raises InvalidArgument, Unimplemented."""
     subject = "$.linux.seccomp"
-    if seccomp.get("listenerPath"):
-        raise Unimplemented("compile seccomp profile", f"{subject}.listenerPath", "no notify listeners yet")
+    notify = bool(seccomp.get("listenerPath"))
     flags = 0
     names: list[str] = seccomp.get("flags") or []
     for name in names:
@@ -55,5 +56,26 @@ def compile_filter(seccomp: dict[str, Any], spec: Spec) -> tuple[bytes, int]:
         machine=os.uname().machine,
         capabilities=capabilities,
         kernel=(int(major), int("".join(c for c in minor if c.isdigit()))),
+        notify=notify,
     )
+    if notify:
+        _check_notified(profile, subject)
+        # Both flags together would need another one, and there is only this thread.
+        flags = flags & ~FLAGS["SECCOMP_FILTER_FLAG_TSYNC"] | NEW_LISTENER
+    elif flags & FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]:
+        raise InvalidArgument(
+            "compile seccomp profile", f"{subject}.flags", "nobody listens: no listenerPath"
+        )
     return compile_profile(profile), flags
+
+
+def _check_notified(profile: Profile, subject: str) -> None:
+    """The process that hands the filter over must be able to: its own sendmsg may not wait for the one it tells of."""
+    if profile.default_action == NOTIFY:
+        raise InvalidArgument(
+            "compile seccomp profile", f"{subject}.defaultAction", f"{NOTIFY} cannot be the default"
+        )
+    if any(rule.action == NOTIFY and "sendmsg" in rule.names for rule in profile.rules):
+        raise InvalidArgument(
+            "compile seccomp profile", f"{subject}.syscalls", f"{NOTIFY} is not possible for sendmsg"
+        )

@@ -28,6 +28,7 @@ ACTIONS: Final = {
     "SCMP_ACT_ALLOW": False,
     "SCMP_ACT_LOG": False,
 }
+NOTIFY: Final = "SCMP_ACT_NOTIFY"
 OPERATORS: Final = (
     "SCMP_CMP_NE",
     "SCMP_CMP_LT",
@@ -84,9 +85,17 @@ class Profile(NamedTuple):
 
 
 def parse(
-    text: bytes, *, subject: str, machine: str, capabilities: Sequence[str], kernel: tuple[int, int]
+    text: bytes,
+    *,
+    subject: str,
+    machine: str,
+    capabilities: Sequence[str],
+    kernel: tuple[int, int],
+    notify: bool = False,
 ) -> Profile:
     """A profile file as it applies to this machine and to a container with these capabilities.
+
+    With `notify` there is an agent that calls may be handed to.
 
     Raises:
         InvalidArgument: it is not a profile, or asks for what cannot be done.
@@ -96,6 +105,7 @@ def parse(
     except msgspec.DecodeError as error:
         raise InvalidArgument("read seccomp profile", subject, str(error)) from error
     reader = _Reader(subject, machine, frozenset(capabilities), kernel)
+    reader.actions = {*ACTIONS, NOTIFY} if notify else set(ACTIONS)
     return reader.profile(reader.mapping(data, "$"))
 
 
@@ -109,6 +119,7 @@ class _Reader:
         self._machine = machine
         self._capabilities = capabilities
         self._kernel = kernel
+        self.actions: set[str] = set(ACTIONS)
 
     def fail(self, path: str, cause: str) -> InvalidArgument:
         return InvalidArgument("read seccomp profile", f"{self._subject} {path}", cause)
@@ -137,7 +148,7 @@ class _Reader:
         return value
 
     def action(self, value: object, path: str) -> str:
-        if not isinstance(value, str) or value not in ACTIONS:
+        if not isinstance(value, str) or value not in self.actions:
             raise self.fail(path, f"{value!r} is not an action we can do")
         return value
 

@@ -84,6 +84,8 @@ def plan_v2(resources: LinuxResources) -> list[Write]:
     writes += _io_v2(resources.get("blockIO") or {})
     for page in resources.get("hugepageLimits") or []:
         writes.append(Write("hugetlb", f"hugetlb.{page['pageSize']}.max", str(page["limit"]), optional=True))
+    writes += _rdma(resources)
+    writes += _network_v1(resources.get("network") or {})  # there is no such controller: refused by name
     for key, value in (resources.get("unified") or {}).items():
         if "/" in key or "." not in key:
             raise InvalidArgument("set cgroup value", repr(key), "not the name of a cgroup v2 file")
@@ -120,6 +122,10 @@ def _io_v2(block: dict[str, Any]) -> list[Write]:
         writes.append(
             Write("io", "io.weight", f"default {io_weight_of_blkio(block['weight'])}", optional=True)
         )
+    for device in cast("list[dict[str, int]]", block.get("weightDevice") or []):
+        if device.get("weight"):
+            weight = io_weight_of_blkio(device["weight"])
+            writes.append(Write("io", "io.weight", f"{device['major']}:{device['minor']} {weight}"))
     for member, _, key in _THROTTLES:
         for device in cast(list[dict[str, int]], block.get(member) or []):
             rate = device["rate"] or "max"
@@ -166,7 +172,31 @@ def plan_v1(resources: LinuxResources) -> list[Write]:
         # Optional: a kubelet always sends these, also 0, and whether the host has the controller.
         file = f"hugetlb.{page['pageSize']}.limit_in_bytes"
         writes.append(Write("hugetlb", file, str(page["limit"]), optional=True))
+    writes += _rdma(resources)
+    writes += _network_v1(resources.get("network") or {})
     writes += device_writes_v1(resources.get("devices") or [])
+    return writes
+
+
+def _rdma(resources: LinuxResources) -> list[Write]:
+    """The same file in both versions. Source: kernel docs admin-guide/cgroup-v1/rdma."""
+    writes: list[Write] = []
+    for device, limits in (resources.get("rdma") or {}).items():
+        values = [
+            f"{name}={limits[member]}"
+            for member, name in (("hcaHandles", "hca_handle"), ("hcaObjects", "hca_object"))
+            if limits.get(member) is not None
+        ]
+        writes.append(Write("rdma", "rdma.max", " ".join([device, *values])))
+    return writes
+
+
+def _network_v1(network: dict[str, Any]) -> list[Write]:
+    writes: list[Write] = []
+    if network.get("classID"):
+        writes.append(Write("net_cls", "net_cls.classid", str(network["classID"])))
+    for item in cast("list[dict[str, Any]]", network.get("priorities") or []):
+        writes.append(Write("net_prio", "net_prio.ifpriomap", f"{item['name']} {item['priority']}"))
     return writes
 
 
@@ -174,6 +204,12 @@ def _blkio_v1(block: dict[str, Any]) -> list[Write]:
     writes: list[Write] = []
     if block.get("weight"):
         writes.append(Write("blkio", "blkio.weight", str(block["weight"]), optional=True))
+    if block.get("leafWeight"):
+        writes.append(Write("blkio", "blkio.leaf_weight", str(block["leafWeight"]), optional=True))
+    for device in cast("list[dict[str, int]]", block.get("weightDevice") or []):
+        for member, file in (("weight", "blkio.weight_device"), ("leafWeight", "blkio.leaf_weight_device")):
+            if device.get(member):
+                writes.append(Write("blkio", file, f"{device['major']}:{device['minor']} {device[member]}"))
     for member, file, _ in _THROTTLES:
         for device in cast(list[dict[str, int]], block.get(member) or []):
             writes.append(Write("blkio", file, f"{device['major']}:{device['minor']} {device['rate']}"))

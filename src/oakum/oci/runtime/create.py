@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from oakum.errors import InvalidArgument, OakumError, SystemFailure
 from oakum.linux.durable import write_file_fast
@@ -24,6 +24,9 @@ from oakum.oci.plan import DEFAULT_DEVICES
 from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy, end
 from oakum.oci.runtime.state import Directory, Record, start_ticks
 from oakum.oci.spec import Spec, parse
+
+if TYPE_CHECKING:
+    from oakum.oci.listener import Listener
 
 _CONFIG_LIMIT_BYTES: Final = 16 << 20
 _CREATE_TIMEOUT_S: Final = 120.0
@@ -132,6 +135,7 @@ def create(root: str, container_id: str, options: CreateOptions) -> Created:
 def _launch(container: Container, spec: Spec, program: bytes, options: CreateOptions) -> Created:
     hooks = spec.get("hooks") or {}
     gate = Gate(container.directory.path) if options.waits else None
+    listener = connect_listener(spec, container.state("creating"))
     try:
         child = clone_container(
             CreateRequest(
@@ -140,6 +144,7 @@ def _launch(container: Container, spec: Spec, program: bytes, options: CreateOpt
                 bundle=container.record.bundle,
                 seccomp_bpf=program,
                 seccomp_flags=container.record.seccomp_flags,
+                listener=listener,
                 gate=gate,
                 hooks=any(hooks.values()),
                 preserve_fds=options.preserve_fds,
@@ -149,6 +154,8 @@ def _launch(container: Container, spec: Spec, program: bytes, options: CreateOpt
     finally:
         if gate is not None:
             gate.close()
+        if listener is not None:
+            os.close(listener.socket_fd)
     try:
         container.record = container.record._replace(pid=child.pid, start_ticks=start_ticks(child.pid) or 0)
         container.directory.save(container.record)
@@ -166,6 +173,16 @@ def _launch(container: Container, spec: Spec, program: bytes, options: CreateOpt
         child.abort()
         raise
     return Created(container, child, console, status.warnings)
+
+
+def connect_listener(spec: Spec, state: dict[str, Any]) -> Listener | None:
+    """The agent of linux.seccomp, connected, or None; its socket is the caller's. Raises SystemFailure."""
+    seccomp = (spec.get("linux") or {}).get("seccomp") or {}
+    if not seccomp.get("listenerPath"):
+        return None
+    from oakum.oci.listener import Listener, connect  # few containers pay for it
+
+    return Listener(connect(seccomp["listenerPath"]).steal(), seccomp.get("listenerMetadata") or "", state)
 
 
 def _run_hooks(container: Container, spec: Spec, child: ContainerProcess) -> Status:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple, cast
 
 from oakum.errors import FailedPrecondition, InvalidArgument
 from oakum.linux.fd import Fd
 from oakum.oci.container import ContainerProcess, ExecRequest, spawn_exec
 from oakum.oci.runtime.container import Container
-from oakum.oci.runtime.create import send_console, write_pid_file
+from oakum.oci.runtime.create import connect_listener, send_console, write_pid_file
 from oakum.oci.spec import Process, parse_process
 
 
@@ -67,17 +68,25 @@ def execute(root: str, container_id: str, options: ExecOptions) -> Executed:
             container.id,
             "cannot use console socket if oakum will not detach or allocate tty",
         )
-    child = spawn_exec(
-        ExecRequest(
-            container_pid=container.record.pid,
-            process=process,
-            cgroup_path=container.record.cgroup_path,
-            unified_path=_sub_cgroup(container, options.sub_cgroup),
-            seccomp_bpf=container.directory.load_filter(),
-            seccomp_flags=container.record.seccomp_flags,
-            preserve_fds=options.preserve_fds,
+    spec = container.directory.load_spec()
+    listener = connect_listener(spec, container.state(status))
+    try:
+        child = spawn_exec(
+            ExecRequest(
+                container_pid=container.record.pid,
+                process=process,
+                cgroup_path=container.record.cgroup_path,
+                unified_path=_sub_cgroup(container, options.sub_cgroup),
+                seccomp_bpf=container.directory.load_filter(),
+                seccomp_flags=container.record.seccomp_flags,
+                listener=listener,
+                preserve_fds=options.preserve_fds,
+                linux=spec.get("linux") or {},
+            )
         )
-    )
+    finally:
+        if listener is not None:
+            os.close(listener.socket_fd)
     try:
         if not container.alive():
             raise FailedPrecondition("exec in container", container.id, "cannot exec in a stopped container")

@@ -11,6 +11,7 @@ from oakum.oci.hooks import KINDS
 from oakum.oci.options import known_options
 from oakum.oci.refusals import REFUSED
 from oakum.oci.runtime.container import OCI_VERSION
+from oakum.oci.tuning import MEMORY_FLAGS, MEMORY_MODES
 
 _LEAST_VERSION: Final = "1.0.0"
 
@@ -23,22 +24,22 @@ def features(seccomp: dict[str, Any]) -> dict[str, Any]:
         "hooks": list(KINDS),
         "mountOptions": known_options(),
         "linux": {
-            "namespaces": sorted(kind for kind in NAMESPACES if kind != "time" or _does("linux.timeOffsets")),
+            "namespaces": sorted(NAMESPACES),
             "capabilities": list(CAPABILITIES),
             "cgroup": {
                 "v1": True,
                 "v2": True,
                 "systemd": False,
                 "systemdUser": False,
-                "rdma": _does("linux.resources.rdma"),
+                "rdma": True,
             },
             "seccomp": seccomp,
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
             "intelRdt": {"enabled": _does("linux.intelRdt")},
-            "memoryPolicy": {"modes": [], "flags": []},
+            "memoryPolicy": {"modes": sorted(MEMORY_MODES), "flags": sorted(MEMORY_FLAGS)},
             "mountExtensions": {"idmap": {"enabled": True}},
-            "netDevices": {"enabled": _does("linux.netDevices")},
+            "netDevices": {"enabled": True},
         },
         "annotations": {},
         "potentiallyUnsafeConfigAnnotations": [],
