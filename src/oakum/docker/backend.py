@@ -119,6 +119,7 @@ class DockerBackend:
             log_config=self._logs.log_config,
             cgroups=cgroups,
             score=self.facts.score,
+            powers=lambda: self.facts.powers,
         )
         self._execs = Execs(self.client, self._objects)
 

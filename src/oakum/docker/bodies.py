@@ -88,6 +88,13 @@ def sandbox_body(
     return body
 
 
+class Powers(NamedTuple):
+    """The capabilities that this Docker Engine can give, and whether they are all that the kernel has."""
+
+    names: tuple[str, ...]
+    all_of_them: bool
+
+
 class Around(NamedTuple):
     """What a container's body needs beyond its configuration."""
 
@@ -100,6 +107,7 @@ class Around(NamedTuple):
     binds: Sequence[Bind]
     user: str
     groups: Sequence[str]
+    powers: Powers
     host_config: Mapping[str, Any]
 
 
@@ -114,7 +122,7 @@ def container_body(config: ContainerConfig, around: Around) -> dict[str, Any]:
         "UTSMode": "host" if modes.uts == "node" else "",
         "CgroupParent": around.labels.cgroup_parent,
         "Runtime": runtime_name(around.labels.handler),
-        "Privileged": config.privileged,
+        "Privileged": config.privileged and around.powers.all_of_them,
         "ReadonlyRootfs": config.readonly_rootfs,
         "Mounts": [_bind(bind) for bind in around.binds],
         "Tmpfs": {
@@ -134,9 +142,15 @@ def container_body(config: ContainerConfig, around: Around) -> dict[str, Any]:
         ],
         "SecurityOpt": _security(config),
         **limits(config.resources),
-        **_capabilities(config),
+        **_capabilities(config, around.powers),
         **around.host_config,
     }
+    if config.privileged and not around.powers.all_of_them:
+        wanted.update(_privileged_by_parts(around.powers))
+        own = {device["PathInContainer"] for device in _devices(config)}
+        wanted["Devices"] = _devices(config) + [
+            d for d in wanted["Devices"] if d["PathInContainer"] not in own
+        ]
     for field, paths in (("MaskedPaths", config.masked_paths), ("ReadonlyPaths", config.readonly_paths)):
         if config.privileged or paths is not None:
             wanted[field] = list(paths or ())
@@ -265,13 +279,35 @@ def _devices(config: ContainerConfig) -> list[dict[str, str]]:
     ]
 
 
-def _capabilities(config: ContainerConfig) -> dict[str, list[str]]:
+def _capabilities(config: ContainerConfig, powers: Powers) -> dict[str, Any]:
     if config.privileged or not (config.add_capabilities or config.drop_capabilities):
         return {}
-    chosen = capabilities.effective(
-        config.add_capabilities, config.drop_capabilities, privileged=False, known=host.known_capabilities()
-    )
-    return {"CapDrop": ["ALL"], "CapAdd": list(chosen)}
+    added = {capabilities.normalize(name) for name in config.add_capabilities}
+    dropped = {capabilities.normalize(name) for name in config.drop_capabilities}
+    if "ALL" in added and "ALL" not in dropped:
+        chosen = set(powers.names)
+    elif "ALL" in dropped:
+        chosen = set[str]()
+    else:
+        chosen = set(capabilities.DEFAULT)
+    chosen = (chosen | (added - {"ALL"})) - dropped
+    return {"CapDrop": ["ALL"], "CapAdd": sorted(chosen)}
+
+
+def _privileged_by_parts(powers: Powers) -> dict[str, Any]:
+    """What Docker's own switch stands for, where the host withholds a capability and so breaks the switch.
+
+    But one thing: /sys stays read-only until the container mounts it anew.
+    """
+    return {
+        "CapDrop": ["ALL"],
+        "CapAdd": list(powers.names),
+        "DeviceCgroupRules": ["a *:* rwm"],
+        "Devices": [
+            {"PathOnHost": node.path, "PathInContainer": node.path, "CgroupPermissions": "rwm"}
+            for node in host.all_nodes()
+        ],
+    }
 
 
 def _security(config: ContainerConfig) -> list[str]:

@@ -123,6 +123,14 @@ class DockerClient:
         """Return when Docker answers. Raises Unavailable, DeadlineExceeded."""
         self._exchange("GET", "/_ping", None, time.monotonic() + deadline_s, "GET /_ping")
 
+    def peer_pid(self) -> int:
+        """The process that made the socket: dockerd, or who started it with one. Raises Unavailable."""
+        connection = self._connect(self._deadline(None), "peer")
+        try:
+            return connection.wire.peer_pid()
+        finally:
+            connection.close()
+
     @contextlib.contextmanager
     def stream(
         self,

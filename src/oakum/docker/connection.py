@@ -11,6 +11,7 @@ import http.client
 import io
 import select
 import socket
+import struct
 import time
 from typing import Final
 
@@ -79,6 +80,11 @@ class Wire:
     def stale(self) -> bool:
         """Whether the peer has left, or says what nobody asked for: of no use any more."""
         return bool(select.select((self.socket,), (), (), 0)[0])
+
+    def peer_pid(self) -> int:
+        """The process that listens, or did first. Source: unix(7) SO_PEERCRED."""
+        credentials = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
 
     def shut(self) -> None:
         """End what is under way, from any thread; the socket stays its owner's to close."""

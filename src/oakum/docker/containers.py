@@ -22,7 +22,7 @@ import msgspec
 from oakum.backend.config import ContainerConfig, Resources, SandboxConfig
 from oakum.backend.status import SandboxStatus
 from oakum.docker import bodies, pods
-from oakum.docker.bodies import Bind
+from oakum.docker.bodies import Bind, Powers
 from oakum.docker.client import DockerClient
 from oakum.docker.labels import Labels, read_labels
 from oakum.docker.layout import Layout
@@ -95,6 +95,7 @@ class Containers:
         log_config: Callable[[], Mapping[str, Any]],
         cgroups: CgroupLayout,
         score: Callable[[int], int],
+        powers: Callable[[], Powers],
     ) -> None:
         self._client = client
         self._objects = objects
@@ -106,6 +107,7 @@ class Containers:
         self._log_config = log_config
         self._cgroups = cgroups
         self._score = score
+        self._powers = powers
         self._locks = Locks(layout.locks)
 
     # making
@@ -184,6 +186,7 @@ class Containers:
                 binds=[*binds, *self._pod_files(sandbox.id, config)],
                 user=user,
                 groups=groups,
+                powers=self._powers(),
                 host_config=host_config,
             ),
         )

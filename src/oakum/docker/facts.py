@@ -12,14 +12,18 @@ from typing import Any, Final
 import msgspec
 
 from oakum.backend.status import Condition, HandlerFeatures, RuntimeStatus
+from oakum.docker.bodies import Powers
 from oakum.docker.client import DockerClient
 from oakum.engine import host
+from oakum.engine.spec import capabilities
 from oakum.errors import OakumError
 from oakum.network.choice import ChosenNetwork
 
 _OWN_SCORE: Final = "/proc/self/oom_score_adj"
 _ASK_S: Final = 5.0
 DOCKER: Final = "docker"
+# Younger than the list in Docker 20.10.
+_LATER_NAMES: Final = frozenset({"CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE"})
 
 
 class Facts:
@@ -40,6 +44,16 @@ class Facts:
     def score(self, wanted: int) -> int:
         """An oom_score_adj that this host allows, as near to the wanted one as can be."""
         return max(wanted, self.lowest_score)
+
+    @cached_property
+    def powers(self) -> Powers:
+        """The capabilities that Docker can give: those that its host leaves it, by names that it knows. Raises OakumError."""
+        with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+            there = capabilities.ALL[: int(file.read()) + 1]
+        bounding = _bounding_set(self._client.peer_pid())
+        given = tuple(name for number, name in enumerate(there) if bounding >> number & 1)
+        unknown = _LATER_NAMES if self._client.api_version < (1, 42) else frozenset[str]()
+        return Powers(tuple(name for name in given if name not in unknown), given == there)
 
     def handlers(self) -> list[str]:
         """The names that a pod may ask for: Docker's default runtime, and each that it knows by name. Raises OakumError."""
@@ -79,8 +93,17 @@ class Facts:
             "lowest_oom_score_adj": self.lowest_score,
             "user_namespaces": "none: Docker has them for all containers or for none",
             "ambient_capabilities": "none: Docker cannot give them",
+            "privileged": "whole"
+            if not info or self.powers.all_of_them
+            else "in parts: this host withholds capabilities; /sys stays read-only",
             **{key: info[key] for key in keys if key in info},
         }
+
+
+def _bounding_set(pid: int) -> int:
+    """What a process, and all that it starts, can have at most. Source: proc_pid_status(5) CapBnd."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return next((int(line.split()[1], 16) for line in file if line.startswith("CapBnd:")), -1)
 
 
 def lowest_score() -> int:

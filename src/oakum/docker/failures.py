@@ -24,13 +24,8 @@ from oakum.errors import (
 
 _MISSING: Final = ("executable file not found", "no such file or directory", "not a directory")
 _REFUSED: Final = ("permission denied", "exec format error", "is a directory")
-_BEGINNING: Final = (
-    "exec:",
-    "starting container process",
-    "container_linux.go",
-    "runtime create failed",
-    "exec failed",
-)
+# runc names the command like this; a mount or a hook that is missing reads otherwise
+_BEGINNING: Final = ('exec: "', "exec /", "exec user process")
 _FULL: Final = "no space left on device"
 
 
@@ -41,6 +36,9 @@ def failure(status: int, message: str, subject: str, *, starts: bool = False) ->
         return found
     if _FULL in cause:
         return ResourceExhausted(operation, subject, cause, hint="free space below Docker's data root")
+    if "unrecognized image id" in cause.lower():
+        # 500 from one who lost the race to remove it
+        return ImageNotFound(operation, subject, cause)
     match status:
         case 400:
             return InvalidArgument(operation, subject, cause)
