@@ -102,10 +102,11 @@ class LogKeeper:
         """Copy a container's output from now on, or from where it was left. Raises SystemFailure, InvalidArgument."""
         if not log_path:
             return
+        # asked of Docker, which may hang, before anybody is made to wait for us
+        root = self._root()
         with self._guard:
             if container_id in self._tails:
                 return
-            root = self._root()
             directory = f"{root}/containers/{container_id}/{DIRECTORY}"
             tail = Tail(container_id, directory, log_path, f"{self._directory}/{container_id}/log")
             with tail.lock:

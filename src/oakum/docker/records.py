@@ -122,7 +122,7 @@ def _end_of_record(data: bytes, at: int) -> int | None:
     if at + _HEAD_BYTES > len(data):
         return None
     length = int.from_bytes(data[at : at + 4], "big")
-    if not _HEAD_BYTES < length <= _LONGEST_BYTES or data[at + 4 : at + _HEAD_BYTES] not in _HEADS:
+    if not 8 < length <= _LONGEST_BYTES or data[at + 4 : at + _HEAD_BYTES] not in _HEADS:
         return 0
     end = at + 8 + length
     if end > len(data):

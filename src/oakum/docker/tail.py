@@ -47,14 +47,17 @@ class Tail:
         self._out: _Out | None = None
         self._out_base = 0  # where in the log the output of what lies at the source's offset begins
         self._skip = 0  # bytes of that which are in the log already
+        self._last = Position()
         self._over = False
 
     # what callers want
 
     def prepare(self) -> None:
         """Have the log there, empty if it is new. Raises SystemFailure, InvalidArgument."""
-        if self._out is None:
-            self._open_out(self._positions.read())
+        if self._out is None and not self._ready():
+            self._last = self._positions.read() or Position()
+            self._open_out(self._last)
+            self._record()
 
     def pump(self) -> bool:
         """Bring what is there over; whether there may be more. Raises SystemFailure."""
@@ -70,19 +73,11 @@ class Tail:
     def reopen(self) -> None:
         """Go on in a new file at the same path. Raises SystemFailure, InvalidArgument; the old file stays in use then."""
         self.prepare()
-        fd = open_log(self.log_path)
-        facts = os.fstat(fd)
-        old = self._out
-        if old is not None and (old.device, old.inode) == (facts.st_dev, facts.st_ino):
-            os.close(fd)
+        assert self._out is not None
+        if self._at_path() and os.path.exists(self.log_path):
             return
-        if old is not None:
-            self._end_line(old.fd)
-            os.close(old.fd)
-        self._out = _Out(fd, facts.st_dev, facts.st_ino)
-        self._out_base = facts.st_size - self._skip
-        if self._source.is_open:
-            self._record()
+        self._move_on()
+        self._record()
 
     def release(self) -> None:
         """Close what is open; the next `pump` opens it again."""
@@ -110,10 +105,9 @@ class Tail:
     def _ready(self) -> bool:
         if self._source.is_open and self._out is not None:
             return True
-        position = self._positions.read()
-        key = FileKey(*position[:3]) if position is not None and position.in_inode else None
         self.release()
-        opened = self._source.open(key, position.in_offset if position is not None else 0)
+        position = self._last = self._positions.read() or Position()
+        opened = self._source.open(FileKey(*position[:3]) if position.in_inode else None, position.in_offset)
         if opened is None:
             return False
         if opened is False:
@@ -123,11 +117,13 @@ class Tail:
             # what the log has beyond the position was made of what is gone
             self._out_base += self._skip
             self._skip = 0
+        # before the first byte is written: a kill must find where it began
+        self._record()
         return True
 
-    def _open_out(self, position: Position | None) -> None:
+    def _open_out(self, position: Position) -> None:
         before = self._file_before(position)
-        if before is not None and position is not None:
+        if before is not None:
             fd, self._out_base = before, position.out_offset
         else:
             fd = open_log(self.log_path)
@@ -138,9 +134,9 @@ class Tail:
         if before is not None and not self._at_path():
             self._move_on()
 
-    def _file_before(self, position: Position | None) -> int | None:
+    def _file_before(self, position: Position) -> int | None:
         """The log that was written to last, also under the name that a rotation gave it."""
-        if position is None or not position.out_inode:
+        if not position.out_inode:
             return None
         directory, name = os.path.split(self.log_path)
         try:
@@ -167,15 +163,18 @@ class Tail:
         return (facts.st_dev, facts.st_ino) == (self._out.device, self._out.inode)
 
     def _move_on(self) -> None:
-        """The rotation that we were away for: what is in the old file is known by its size."""
+        """Go on in the file that is at the path, or is made there."""
         assert self._out is not None
-        old = self._out
-        fd = open_log(self.log_path)
-        facts = os.fstat(fd)
-        self._end_line(old.fd)
-        os.close(old.fd)
+        old, fd = self._out, open_log(self.log_path)
+        try:
+            self._end_line(old.fd)
+            facts = os.fstat(fd)
+        except BaseException:  # nobody has the new one; the error goes on upwards
+            os.close(fd)
+            raise
         self._out = _Out(fd, facts.st_dev, facts.st_ino)
         self._out_base = facts.st_size - self._skip
+        os.close(old.fd)
 
     # the way of the bytes
 
@@ -233,20 +232,21 @@ class Tail:
         if 0 < self._skip < len(lines) and lines[self._skip - 1 : self._skip] != b"\n":
             end = lines.index(b"\n", self._skip) + 1
             try:
-                written = os.write(fd, lines[self._skip : end])
+                while self._skip < end:
+                    self._skip += os.write(fd, lines[self._skip : end])
             except OSError:
-                written = 0  # as full as it was
-            if written == end - self._skip:
-                self._skip = end
-            else:  # the new file has the line whole
+                # as full as it was: the new file has the line whole
                 self._skip = lines.rfind(b"\n", 0, self._skip) + 1
 
     def _record(self) -> None:
         assert self._out is not None
-        key = self._source.key()
-        self._positions.write(
-            Position(*key, self._source.offset, self._out.device, self._out.inode, self._out_base)
+        last = self._last
+        if self._source.is_open:
+            last = Position(*self._source.key(), in_offset=self._source.offset)
+        self._last = last._replace(
+            out_device=self._out.device, out_inode=self._out.inode, out_offset=self._out_base
         )
+        self._positions.write(self._last)
 
     def _say_lost(self, why: str) -> None:
         log.warning(
