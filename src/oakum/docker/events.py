@@ -106,7 +106,7 @@ class Watcher:
         with self._guard:
             run = self._run
         if run is not None:
-            run.advance(sandbox_id, Stage.STARTED)
+            run.ready(sandbox_id)
 
 
 class _Run:
@@ -158,6 +158,16 @@ class _Run:
                 if self._reader is not None:
                     self._reader.close()
             return self._over.is_set()
+
+    def ready(self, sandbox_id: str) -> None:
+        """Tell of a new sandbox; what Docker keeps us from telling now is told when it is there again."""
+        try:
+            self.advance(sandbox_id, Stage.STARTED)
+        except OakumError as error:
+            log.warning("no events from Docker", extra={"fields": {"error": str(error)}})
+            with self._guard:
+                if self._reader is not None:
+                    self._reader.close()
 
     # the thread
 
@@ -235,8 +245,8 @@ class _Run:
         """Tell what has not been told of a container that is at this stage. Raises as every call of Docker."""
         with self._order:
             for step in steps(self._told.get(object_id), stage, sandbox=object_id not in self._owners):
-                self._told[object_id] = step
                 self._tell(step, object_id)
+                self._told[object_id] = step
             if stage is Stage.DELETED:
                 for known in (self._told, self._owners, self._sandboxes):
                     known.pop(object_id, None)
