@@ -67,6 +67,30 @@ def test_every_wrong_document_is_refused_and_leaves_nothing(runtime: Runtime) ->
     assert machine(runtime) == ([], [])
 
 
+def test_a_wrong_process_or_limit_is_refused_and_changes_nothing(runtime: Runtime) -> None:
+    container = runtime.started("sleep", "60")
+    file = runtime.directory / "document.json"
+    wrong: list[str] = []
+    for member, command, code in (
+        ("process", ("exec", "--process", str(file), container), 255),
+        ("linux.resources", ("update", "-r", str(file), container), 1),
+    ):
+        path = f"$.{member}."
+        inside = [mistake for mistake in mistakes() if mistake.field.name.startswith(path)]
+        for mistake in inside[::STEP]:
+            document: Any = mistake.document
+            for name in member.split("."):
+                document = document[name]
+            file.write_text(json.dumps(document))
+            done = runtime(*command, check=False)
+            named = f" $.{mistake.field.name.removeprefix(path)}: "
+            if (done.returncode, done.stderr.count("\n")) != (code, 1) or named not in done.stderr:
+                wrong.append(f"{mistake.field.name} {mistake.what}: {done}")
+    assert wrong == []
+    assert runtime.state(container)["status"] == "running"
+    assert len(json.loads(runtime("ps", "-f", "json", container).stdout)) == 1
+
+
 def test_a_file_that_is_no_document(runtime: Runtime) -> None:
     for text, said in (
         (b"", "not JSON"),

@@ -161,6 +161,7 @@ def test_a_created_container_can_be_killed_and_every_signal_arrives(runtime: Run
     assert said.read_text().split() == ["ready", "USR1", "HUP", "WINCH"]
 
 
+@pytest.mark.cgroup
 def test_delete_takes_what_create_made_and_nothing_else(runtime: Runtime) -> None:
     volume = runtime.directory / "volume"
     volume.mkdir()
@@ -237,6 +238,7 @@ def test_a_device_in_the_place_of_another_file_is_an_error(runtime: Runtime) -> 
     runs(runtime, "true", linux={"devices": [device]})
 
 
+@pytest.mark.cgroup
 def test_one_cgroups_path_is_one_place(runtime: Runtime) -> None:
     path = f"/oakum-test-{os.getpid()}/one/place"
     for _ in range(2):
