@@ -35,8 +35,10 @@ class DockerPeer:
         state: str = "",
         runtimes: dict[str, str] | None = None,
         own_network: bool = True,
+        live_restore: bool = False,
     ) -> None:
         self.directory = directory
+        self._live_restore = live_restore
         self._own_network = own_network
         self._runtimes = runtimes or {}
         self._state = state or f"{directory}/exec"
@@ -59,7 +61,8 @@ class DockerPeer:
         d = self.directory
         with open(f"{d}/daemon.json", "w", encoding="ascii") as f:
             # also so that a configuration in /etc/docker is none of ours
-            json.dump({"runtimes": {name: {"path": path} for name, path in self._runtimes.items()}}, f)
+            runtimes = {name: {"path": path} for name, path in self._runtimes.items()}
+            json.dump({"runtimes": runtimes, "live-restore": self._live_restore}, f)
         try:
             if self._own_network:
                 self._make_network()
