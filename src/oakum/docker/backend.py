@@ -210,6 +210,7 @@ class DockerBackend:
         self._over.set()
         self._logs.close()
         self.network.close()
+        self.client.close()
 
     # RuntimeBackend: health
 
@@ -236,7 +237,9 @@ class DockerBackend:
                 "there is none of this name",
                 hint="register it with dockerd, or leave it empty",
             )
-        return self._sandboxes.run(config, runtime_handler)
+        sandbox_id = self._sandboxes.run(config, runtime_handler)
+        self._watcher.sandbox_ready(sandbox_id)
+        return sandbox_id
 
     def stop_sandbox(self, sandbox_id: str) -> None:
         """Stop the sandbox's containers and network; succeeds for what is stopped or gone."""
