@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from oakum.errors import InvalidArgument
 from oakum.oci.cgroups import devices
 from oakum.oci.cgroups.values import Write, io_weight_of_blkio, plan_v1, plan_v2, swap_of, weight_of_shares
+from oakum.oci.spec import LinuxResources
 
 
 @pytest.mark.parametrize(("shares", "weight"), [(2, 1), (0, 1), (1024, 100), (262144, 10000), (10**9, 10000)])
@@ -35,6 +36,28 @@ def test_io_weights_keep_their_order(a: int, b: int) -> None:
 @given(st.integers(1, 1 << 60), st.integers(0, 1 << 60))
 def test_swap_on_v2_is_what_the_spec_has_beyond_memory(limit: int, extra: int) -> None:
     assert swap_of({"limit": limit, "swap": limit + extra}) == extra
+
+
+def test_single_devices_interfaces_and_adapters() -> None:
+    resources: LinuxResources = {
+        "blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 1000, "leafWeight": 10}]},
+        "network": {"classID": 1048577, "priorities": [{"name": "eth0", "priority": 5}]},
+        "rdma": {"mlx5_1": {"hcaHandles": 3}, "mlx4_0": {"hcaHandles": 0, "hcaObjects": 9}},
+    }
+    both = [
+        Write("rdma", "rdma.max", "mlx5_1 hca_handle=3"),
+        Write("rdma", "rdma.max", "mlx4_0 hca_handle=0 hca_object=9"),
+        Write("net_cls", "net_cls.classid", "1048577"),
+        Write("net_prio", "net_prio.ifpriomap", "eth0 5"),
+    ]
+    assert sorted(plan_v2(resources)) == sorted([*both, Write("io", "io.weight", "8:0 10000")])
+    assert sorted(plan_v1(resources)) == sorted(
+        [
+            *both,
+            Write("blkio", "blkio.weight_device", "8:0 1000"),
+            Write("blkio", "blkio.leaf_weight_device", "8:0 10"),
+        ]
+    )
 
 
 def test_swap_that_cannot_be() -> None:
