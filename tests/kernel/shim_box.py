@@ -121,6 +121,22 @@ class Box:
         """A further connection."""
         return ShimClient.connect(self.directory)
 
+    def supervisor_pid(self) -> int:
+        """The process that serves, while something happens; else 0."""
+        with open(f"/proc/{self.pid}/task/{self.pid}/children", encoding="ascii") as file:
+            children = file.read().split()
+        host = os.readlink("/proc/self/ns/mnt")  # a container that was not started has our title too
+        return next((int(pid) for pid in children if _is_shim(pid) and _mounts(pid) == host), 0)
+
+    def rest(self) -> None:
+        """Let go of the shim until its keeper is alone."""
+        self.shim.close()
+        eventually(lambda: not self.supervisor_pid(), "the supervisor has left")
+
+    def wake(self) -> None:
+        """Connect again."""
+        self.shim = self.connect()
+
     def kill_shim(self) -> None:
         """SIGKILL, and wait until its lock is free."""
         pidfd = os.pidfd_open(self.pid)
@@ -145,6 +161,21 @@ class Box:
         if Cgroup(detect_layout(), self.cgroup).exists():
             found.append(self.cgroup)
         return found
+
+
+def _is_shim(pid: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().startswith(b"oakum shim")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _mounts(pid: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def alive(pid: int) -> bool:

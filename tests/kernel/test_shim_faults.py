@@ -117,7 +117,7 @@ elif sys.argv[2] == "stop":
 @pytest.mark.parametrize("operation", ["wait", "stop"])
 def test_a_client_killed_in_the_middle_of_a_call_leaves_nothing(box: Box, operation: str) -> None:
     box.sh("c1", "trap '' TERM; while :; do sleep 0.1; done")
-    fds = f"/proc/{box.pid}/fd"
+    fds = f"/proc/{box.supervisor_pid()}/fd"
     before = len(os.listdir(fds))
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT, box.directory, operation, "c1"], stdout=subprocess.PIPE, text=True
@@ -199,7 +199,7 @@ def test_a_hundred_megabytes_past_a_client_that_does_not_read(box: Box, tmp_path
             last = kind
     assert last == frames.ERROR
     slow.close()
-    with open(f"/proc/{box.pid}/status", encoding="ascii") as file:
+    with open(f"/proc/{box.supervisor_pid()}/status", encoding="ascii") as file:
         rss_kb = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
     assert rss_kb < 40_000
 

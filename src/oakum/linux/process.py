@@ -9,6 +9,7 @@ from __future__ import annotations
 import _signal  # pyright: ignore[reportMissingImports] - the C half of `signal`, which typeshed does not describe
 import ctypes
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -150,6 +151,16 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
     Source: pidfd_send_signal(2). Raises ProcessLookupError when it has ended.
     """
     _pidfd_send_signal(pidfd, number, None, 0, target=f"signal {number}")
+
+
+def has_ended(pidfd: Fd, *, wait: bool = False) -> bool:
+    """Whether that process has ended, reaped or not; with `wait`, when it has.
+
+    Source: pidfd_open(2).
+    """
+    poll = select.poll()
+    poll.register(pidfd.fileno(), select.POLLIN)
+    return bool(poll.poll(None if wait else 0))
 
 
 def set_child_subreaper(value: bool) -> None:  # noqa: FBT001 - the name says what the bool is

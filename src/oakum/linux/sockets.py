@@ -119,6 +119,11 @@ def packet_pair() -> tuple[Socket, Socket]:
     return _socket.socketpair(_AF_UNIX, _SOCK_SEQPACKET)
 
 
+def stream_pair() -> tuple[Socket, Socket]:
+    """Two connected ends of a stream."""
+    return _socket.socketpair(_AF_UNIX, _SOCK_STREAM)
+
+
 def peer_credentials(sock: Socket) -> tuple[int, int, int]:
     """Process, user and group id of who connected. Source: unix(7) SO_PEERCRED."""
     return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))

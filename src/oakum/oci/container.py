@@ -130,12 +130,14 @@ class Status(NamedTuple):
 class ContainerProcess:
     """A child on its way to execve, and then the process itself. Owns `pidfd` and the channel; see `close`."""
 
-    def __init__(self, pid: int, pidfd: Fd, channel: Channel, warnings: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, pid: int, pidfd: Fd, channel: Channel, warnings: tuple[str, ...] = (), *, created: bool = False
+    ) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self._channel = channel
         self.warnings = warnings
-        self._created = False
+        self._created = created
 
     @property
     def status_fd(self) -> int:
@@ -218,17 +220,23 @@ class ContainerProcess:
         return self.pidfd.steal(), self._channel.steal()
 
     @classmethod
-    def adopt(cls, pid: int, pidfd: Fd, channel_fd: Fd, warnings: tuple[str, ...] = ()) -> ContainerProcess:
-        """The same process in its parent, made by a worker with `for_parent`; takes the descriptors over."""
-        return cls(pid, pidfd, Channel.adopt(channel_fd), warnings)
+    def adopt(
+        cls, pid: int, pidfd: Fd, channel_fd: Fd, warnings: tuple[str, ...] = (), *, created: bool = False
+    ) -> ContainerProcess:
+        """The same process, made by a worker with `for_parent`; takes the descriptors over.
+
+        `created`: it has said already that it is.
+        """
+        return cls(pid, pidfd, Channel.adopt(channel_fd), warnings, created=created)
 
     def abort(self) -> None:
-        """Kill and reap it, and close what this object owns."""
+        """Kill it, reap it if it is our child, and close what this object owns."""
         self.signal(signal.SIGKILL)
+        proc.has_ended(self.pidfd, wait=True)
         try:
             os.waitid(os.P_PIDFD, self.pidfd.fileno(), os.WEXITED)
         except ChildProcessError:
-            pass  # reaped already
+            pass  # reaped already, or another process does it
         self.close()
 
     def close(self) -> None:

@@ -60,12 +60,29 @@ def cleanup_directory(directory: str, cgroup_path: str) -> None:
 
 
 def _refuse_if_alive(lock_fd: int, directory: str) -> None:
-    try:
-        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not take_lock(lock_fd):
         raise FailedPrecondition(
             "clean up sandbox", directory, "its shim is alive", hint="ask the shim to shut down"
-        ) from error
+        )
+
+
+def take_lock(lock_fd: int) -> bool:
+    """Lock an open shim.pid, waiting if its shim is dead and a fork of it only about to be; False if it is alive."""
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(lock_fd, 20, 0).strip()
+            if not owner.isdigit() or not _has_died(int(owner)) or time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        else:
+            return True
+
+
+def _has_died(pid: int) -> bool:
+    return _is_dead(pid, start_time(pid))
 
 
 def remove_cgroup(path: str) -> None:

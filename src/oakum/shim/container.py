@@ -11,16 +11,18 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from oakum.errors import FailedPrecondition, OakumError, SystemFailure
+from oakum.linux import process
 from oakum.linux.fd import Fd
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.container import InitProcess, Status
 from oakum.oci.spec import parse_resources
 from oakum.shim import cleanup, exits, lifecycle
 from oakum.shim.execs import Execs
+from oakum.shim.handover import Parcel, State
 from oakum.shim.logs import Log
 from oakum.shim.loop import Loop, Timer, report
 from oakum.shim.pod import Pod
@@ -30,6 +32,9 @@ from oakum.shim.waiting import Over
 from oakum.shim.worker import Result, Worker
 
 Failed = Callable[[OakumError], None]
+
+# States in which a container may stay as it is for long.
+_RESTS: Final = frozenset((lifecycle.CREATED, lifecycle.RUNNING, lifecycle.PAUSED, lifecycle.EXITED))
 
 # How long the removal of a cgroup is tried again while its last processes die.
 _REMOVE_TRIES_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -55,6 +60,7 @@ class Container:
         self._target_pid = target_pid
         self._state = lifecycle.CREATING
         self._over = Over(f"container {request.container_id}")
+        self._pid = 0
         self._cgroup: Cgroup | None = None
         self._stdio: Stdio | None = None
         self._init: InitProcess | None = None
@@ -87,7 +93,12 @@ class Container:
         """The first process's id. Raises FailedPrecondition unless the container runs."""
         if self._state not in (lifecycle.RUNNING, lifecycle.PAUSED) or self._init is None:
             raise FailedPrecondition(event, f"container {self.container_id}", f"it is {self._state}")
-        return self._init.pid
+        return self._pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the first process has, even if we have not been told yet."""
+        return self._init is None or self._init.pidfd.closed or process.has_ended(self._init.pidfd)
 
     def check(self, event: str) -> None:
         """Raise FailedPrecondition unless `event` of `lifecycle.TABLE` may happen now."""
@@ -97,7 +108,7 @@ class Container:
         """The container as clients see it."""
         return ContainerState(
             self.container_id,
-            self._init.pid if self._init is not None else 0,
+            self._pid,
             self._state,
             self._stdio.log_error if self._stdio else "",
             self._stdio.log_lost_bytes if self._stdio else 0,
@@ -113,6 +124,60 @@ class Container:
         """The container's end, to wait for. Raises FailedPrecondition."""
         self.check(event)
         return self._over
+
+    # -- from one supervisor to the next ------------------------------------------------------------------------
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is under way; timers and clients are not looked at."""
+        if self._state not in _RESTS or self._when_deleted or self._stdio is None:
+            return False
+        if self._state == lifecycle.EXITED and not self._cgroup_gone:
+            return False
+        return self._stdio.at_rest and self.execs.at_rest
+
+    def pack(self, parcel: Parcel) -> State:
+        """Put everything into the parcel. Only when `at_rest`."""
+        assert self._stdio is not None
+        channel = -1
+        pidfd = -1
+        if self._init is not None and self._state != lifecycle.EXITED:
+            parcel.expect(self._pid)
+            pidfd = parcel.add(self._init.pidfd.fileno())
+            channel = parcel.add(self._init.status_fd)
+        record = self._over.record
+        return {
+            "request": self._request.to_dict(),
+            "state": self._state,
+            "started_at_ns": self._started_at_ns,
+            "pid": self._pid,
+            "pidfd": pidfd,
+            "channel": channel,
+            "cgroup_path": self._cgroup.path if self._cgroup is not None else "",
+            "cgroup_gone": self._cgroup_gone,
+            "record": record.to_dict() if record is not None else None,
+            "stdio": self._stdio.pack(parcel),
+            "execs": self.execs.pack(),
+        }
+
+    def unpack(self, state: State, fds: Sequence[int], log: Log) -> None:
+        """Go on where another supervisor was; takes the descriptors over."""
+        self._state = state["state"]
+        self._started_at_ns = state["started_at_ns"]
+        self._pid = pid = state["pid"]
+        if state["cgroup_path"]:
+            self._cgroup = Cgroup(detect_layout(), state["cgroup_path"])
+        self._cgroup_gone = state["cgroup_gone"]
+        if state["record"] is not None:
+            self._over.record = exits.ExitRecord.from_dict(state["record"])
+        self._stdio = self._make_stdio(log)
+        self._stdio.unpack(state["stdio"], fds)
+        self.execs.unpack(state["execs"])
+        if state["pidfd"] >= 0:
+            self._init = InitProcess.adopt(
+                pid, Fd(fds[int(state["pidfd"])]), Fd(fds[int(state["channel"])]), created=True
+            )
+            self._pod.expect(pid, self._ended)
 
     # -- creating -----------------------------------------------------------------------------------------------
 
@@ -130,14 +195,7 @@ class Container:
 
     def _begin(self) -> None:
         request = self._request
-        self._stdio = Stdio(
-            self._loop,
-            self.container_id,
-            Log(request.log_path),
-            tty=request.tty,
-            stdin=request.stdin,
-            stdin_once=request.stdin_once,
-        )
+        self._stdio = self._make_stdio(Log(request.log_path))
         ends = self._stdio.open_pipes()
         numbers = ends.numbers() if ends else None
         try:
@@ -153,9 +211,20 @@ class Container:
             if ends:
                 ends.close()
 
+    def _make_stdio(self, log: Log) -> Stdio:
+        request = self._request
+        return Stdio(
+            self._loop,
+            self.container_id,
+            log,
+            tty=request.tty,
+            stdin=request.stdin,
+            stdin_once=request.stdin_once,
+        )
+
     def _made(self, result: Result) -> None:
         """The first process is there, a child of this shim."""
-        pid = int(result.values["pid"])
+        self._pid = pid = int(result.values["pid"])
         self._init = InitProcess.adopt(
             pid, Fd(result.fds[0]), Fd(result.fds[1]), tuple(result.values["warnings"])
         )

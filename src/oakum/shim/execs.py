@@ -21,11 +21,13 @@ from typing import Final, Protocol
 
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure
 from oakum.linux.fd import Fd
+from oakum.model.exits import ExitRecord
 from oakum.oci.cgroups import Cgroup
 from oakum.oci.cgroups.layout import Hierarchy
 from oakum.oci.container import ExecProcess
 from oakum.shim import exits
 from oakum.shim.connection import Connection
+from oakum.shim.handover import State
 from oakum.shim.loop import Loop
 from oakum.shim.pod import Pod
 from oakum.shim.requests import ContainerRequest, ExecRequest
@@ -57,6 +59,11 @@ class Owner(Protocol):
 
     def running_pid(self, event: str) -> int:
         """Its first process. Raises FailedPrecondition."""
+        ...
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its first process has, even if we have not been told yet."""
         ...
 
     def check(self, event: str) -> None:
@@ -143,14 +150,6 @@ def _left_its_namespaces(error: OakumError) -> bool:
     return isinstance(error, SystemFailure) and error.operation == "setns" and error.errno == errno.ESRCH
 
 
-def _has_ended(pid: int) -> bool:
-    """Whether a child of ours has ended, reaped or not. Source: waitid(2)."""
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
-
-
 class _Exec:
     __slots__ = ("child", "ended", "fetched", "group", "over", "started_at_ns")
 
@@ -198,7 +197,7 @@ class Execs:
         starting = _Starting(
             self,
             exec_id,
-            container_pid,
+            self._owner,
             loop=self._loop,
             pod=self._pod,
             entry=entry,
@@ -224,6 +223,31 @@ class Execs:
         parent = self._owner.cgroup
         tree = parent.layout.unified if parent is not None else None
         return ExecGroup(parent, tree, exec_id) if parent is not None and tree is not None else None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether all of them have ended."""
+        return all(entry.ended for entry in self._execs.values())
+
+    def pack(self) -> list[tuple[str, bool, State | None, bool]]:
+        """What is kept of those that have ended. Only when `at_rest`."""
+        return [
+            (
+                exec_id,
+                entry.group is not None,
+                entry.over.record and entry.over.record.to_dict(),
+                entry.fetched,
+            )
+            for exec_id, entry in self._execs.items()
+        ]
+
+    def unpack(self, packed: list[tuple[str, bool, State | None, bool]]) -> None:
+        """Know those that another supervisor knew."""
+        for exec_id, has_group, record, fetched in packed:
+            self._execs[exec_id] = entry = _Exec(exec_id, self._group(exec_id) if has_group else None)
+            entry.over.record = ExitRecord.from_dict(record) if record is not None else None
+            entry.fetched = fetched
+            entry.ended = True
 
     def over(self, exec_id: str) -> Over:
         """The exec's end, to wait for."""
@@ -300,7 +324,7 @@ class _Starting:
         self,
         execs: Execs,
         exec_id: str,
-        container_pid: int,
+        owner: Owner,
         *,
         loop: Loop,
         pod: Pod,
@@ -312,7 +336,7 @@ class _Starting:
         self._loop = loop
         self._pod = pod
         self._exec_id = exec_id
-        self._container_pid = container_pid
+        self._owner = owner
         self._entry = entry
         self._request = request
         self._connection = connection
@@ -333,7 +357,7 @@ class _Starting:
     def fail(self, error: OakumError) -> None:
         """It could not be made, or could not be executed."""
         if not self._done:
-            if _left_its_namespaces(error) or _has_ended(self._container_pid):
+            if _left_its_namespaces(error) or self._owner.has_ended:
                 # Its end is told in a moment; that, and not where it hit the exec, is what went wrong.
                 error = FailedPrecondition("exec", f"exec {self._exec_id}", "the container has just ended")
             self._connection.fail(error)

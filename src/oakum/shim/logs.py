@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import stat
 import time
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from oakum.errors import InvalidArgument, SystemFailure
 
 MAX_PIECE_BYTES: Final = 16 << 10
+_TAGS: Final = {"stdout": (b" stdout F ", b" stdout P "), "stderr": (b" stderr F ", b" stderr P ")}
 _MODE: Final = 0o640
 
 
@@ -23,17 +25,20 @@ def timestamp(now_ns: int) -> bytes:
     """`now_ns` since the epoch as RFC 3339 in UTC with nine digits of fraction."""
     seconds, nanoseconds = divmod(now_ns, 1_000_000_000)
     t = time.gmtime(seconds)
-    text = f"{t[0]:04d}-{t[1]:02d}-{t[2]:02d}T{t[3]:02d}:{t[4]:02d}:{t[5]:02d}.{nanoseconds:09d}Z"
-    return text.encode()
+    return b"%04d-%02d-%02dT%02d:%02d:%02d.%09dZ" % (t[0], t[1], t[2], t[3], t[4], t[5], nanoseconds)
 
 
 class LineEncoder:
     """Cuts one stream into lines, and lines over 16 KiB into pieces; keeps a line that has not ended yet."""
 
-    def __init__(self, stream: str) -> None:
-        self._full = f" {stream} F ".encode()
-        self._partial = f" {stream} P ".encode()
-        self._pending = b""
+    def __init__(self, stream: str, pending: bytes = b"") -> None:
+        self._full, self._partial = _TAGS[stream]
+        self._pending = pending
+
+    @property
+    def pending(self) -> bytes:
+        """The beginning of a line that has not ended yet."""
+        return self._pending
 
     def feed(self, data: bytes, stamp: bytes) -> bytes:
         """Take output; what goes into the log now, whole log lines."""
@@ -78,12 +83,28 @@ class LineEncoder:
 class LogFile:
     """The open log. `error` says why the last write failed ("" when it did not), `lost_bytes` what is missing."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, fd: int | None = None) -> None:
         self._path = path
-        self._fd = open_log(path)
+        self._fd = open_log(path) if fd is None else fd
         self._torn = b""  # the rest of a line of which the beginning is in the file
         self.error = ""
         self.lost_bytes = 0
+
+    def pack(self, place_of: Callable[[int], int]) -> tuple[Any, ...]:
+        """What `unpack` needs, plain values; `place_of` names a descriptor."""
+        place = place_of(self._fd) if self._fd >= 0 else -1
+        return self._path, place, self._torn, self.error, self.lost_bytes
+
+    @classmethod
+    def unpack(cls, packed: tuple[Any, ...], fds: Sequence[int]) -> LogFile:
+        """The file that was packed, in another process, which has the descriptors by place; takes its own over."""
+        place: int
+        path, place, torn, error, lost_bytes = packed
+        file = cls(path, fds[place] if place >= 0 else -1)
+        file._torn = torn
+        file.error = error
+        file.lost_bytes = lost_bytes
+        return file
 
     def write(self, lines: bytes) -> None:
         """Append whole log lines; never raises, see `error`."""
@@ -154,9 +175,23 @@ def open_log(path: str) -> int:
 class Log:
     """Both streams of a container into one file; `path` "" keeps nothing."""
 
-    def __init__(self, path: str) -> None:
-        self._file = LogFile(path) if path else None
-        self._encoders = {stream: LineEncoder(stream) for stream in ("stdout", "stderr")}
+    def __init__(self, path: str, file: LogFile | None = None, pending: Sequence[bytes] = (b"", b"")) -> None:
+        self._file = LogFile(path) if path else file
+        self._encoders = {
+            "stdout": LineEncoder("stdout", pending[0]),
+            "stderr": LineEncoder("stderr", pending[1]),
+        }
+
+    def pack(self, place_of: Callable[[int], int]) -> Any:
+        """As `LogFile.pack`."""
+        file = self._file.pack(place_of) if self._file is not None else None
+        return file, [encoder.pending for encoder in self._encoders.values()]
+
+    @classmethod
+    def unpack(cls, packed: Any, fds: Sequence[int]) -> Log:
+        """As `LogFile.unpack`."""
+        file, pending = packed
+        return cls("", LogFile.unpack(file, fds) if file is not None else None, pending)
 
     @property
     def error(self) -> str:

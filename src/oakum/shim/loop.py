@@ -1,22 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event loop of zygote and shim: descriptors, timers and children on one thread, nothing that blocks.
+"""The event loop of zygote and shim: descriptors and timers on one thread, nothing that blocks.
 
 Owns dispatch only. A callback must return soon; what is slow is a descriptor to wait for. Bare epoll and a plain list
-of timers: every function and every class that a shim runs costs it a page or two of its own (see `rehearsal`), and
-`selectors` and `heapq` cost it 160 KB.
+of timers: `selectors` and `heapq` are more code than a fork should run that lives for a few milliseconds.
 """
 
 from __future__ import annotations
 
-import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Final
-
-from oakum.linux.process import handle_signal
 
 Callback = Callable[[], object]
 _Watch = tuple[Callback | None, Callback | None]
@@ -26,7 +21,6 @@ _OUT: Final = select.EPOLLOUT
 # Hang-ups and errors come unasked, and are for whoever watches.
 _NOT_IN: Final = ~_IN
 _NOT_OUT: Final = ~_OUT
-_SIGCHLD: Final = int(signal.SIGCHLD)
 
 
 class Timer:
@@ -51,7 +45,6 @@ class Loop:
         self._watches: dict[int, _Watch] = {}
         self._timers: list[Timer] = []
         self._running = False
-        self._wakeup: tuple[int, int] | None = None
 
     def watch(self, fd: int, *, read: Callback | None = None, write: Callback | None = None) -> None:
         """Call `read` or `write` whenever `fd` is ready for it; with neither, forget the descriptor.
@@ -77,19 +70,6 @@ class Loop:
         self._timers.append(timer)
         return timer
 
-    def on_child(self, callback: Callback) -> None:
-        """Call back after SIGCHLD; several signals may come as one call."""
-        read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wakeup = (read_fd, write_fd)
-        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-        handle_signal(_SIGCHLD, ignore_signal)
-
-        def drain() -> None:
-            os.read(read_fd, 4096)
-            callback()
-
-        self.watch(read_fd, read=drain)
-
     def run(self) -> None:
         """Dispatch until `stop`."""
         self._running = True
@@ -100,16 +80,17 @@ class Loop:
             if self._timers:
                 self._run_due()
 
+    @property
+    def has_timers(self) -> bool:
+        """Whether something is due at some time."""
+        return any(timer.callback is not None for timer in self._timers)
+
     def stop(self) -> None:
         """Return from `run` after the callback that is under way."""
         self._running = False
 
     def abandon(self) -> None:
         """Let go of the loop in a forked child, without touching what it shares with the parent."""
-        if self._wakeup is not None:
-            signal.set_wakeup_fd(-1)
-            for fd in self._wakeup:
-                os.close(fd)
         self._epoll.close()
         self._watches.clear()
         self._timers.clear()

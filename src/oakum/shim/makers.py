@@ -12,6 +12,7 @@ import os
 from typing import Any, Final
 
 from oakum.errors import InvalidArgument, OakumError, SystemFailure
+from oakum.linux import process
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import normalise_path
 from oakum.oci.container import ContainerProcess, CreateRequest, create, spawn_exec
@@ -169,4 +170,9 @@ def _read_spec(bundle: str) -> Spec:
     return spec
 
 
-MAKERS: Final = Makers(make_container, make_exec)
+def fork_beside() -> int:
+    """A worker that is a child of the keeper, as we are and as what it makes is. Raises OSError."""
+    return process.clone(process.CLONE_PARENT)
+
+
+MAKERS: Final = Makers(fork_beside, make_container, make_exec)

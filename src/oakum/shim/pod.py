@@ -6,10 +6,10 @@ A process that a worker made may be reaped before the shim has been told of it: 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from oakum.linux import process
 from oakum.linux.fd import Fd
 from oakum.shim.loop import Loop
 from oakum.shim.requests import ContainerRequest, ExecRequest
@@ -20,7 +20,9 @@ Stdio = tuple[int, int, int]
 
 
 class Makers(NamedTuple):
-    """What a worker does to make a container and an exec: `makers`, but in the rehearsal."""
+    """How a worker is made, and what it does to make a container and an exec: `makers`, but in the rehearsal."""
+
+    fork: Callable[[], int]
 
     container: Callable[[ContainerRequest, Pod, Stdio | None, int], Result]
     exec: Callable[[ExecRequest, ContainerRequest, int, Stdio | None, str], Result]
@@ -40,19 +42,22 @@ class Pod:
         self._children: dict[int, Ended] = {}
         self._unclaimed: dict[int, int] = {}
 
+    def fork(self) -> int:
+        """A worker: its process id, 0 in the worker."""
+        return self.makers.fork()
+
     def expect(self, pid: int, ended: Ended) -> None:
         """Call `ended` once with the wait status of a child that was forked just now."""
         self._children[pid] = ended
 
     def adopt(self, loop: Loop, pid: int, pidfd: Fd, ended: Ended) -> None:
-        """The same for a child that a worker made, which may have been reaped already."""
-        try:
-            os.waitid(os.P_PIDFD, pidfd.fileno(), os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            status = self._unclaimed.pop(pid, 0)
+        """The same for a child that a worker made, of whose end we may have been told already."""
+        status = self._unclaimed.pop(pid, None)
+        # Else it was another process, which had the same number before.
+        if status is not None and process.has_ended(pidfd):
             loop.later(0, lambda: ended(status))
-            return
-        self._children[pid] = ended
+        else:
+            self._children[pid] = ended
 
     def release(self, pid: int) -> None:
         """Somebody else reaps this child."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A shim's life played once in the zygote, for the shims forked after it: containers that run, log and are stopped.
+"""The lives of a supervisor and a keeper played once in the zygote, for the shims forked after it: containers that run, log and are stopped.
 
 A fork shares the zygote's memory until one of them writes to it, and an interpreter writes wherever it goes: inline
 caches that find their types, method caches, dicts and key tables made at first use, free lists. What the play has
@@ -20,8 +20,10 @@ from typing import Any, Final
 from oakum.linux import process, sockets
 from oakum.linux.fd import Fd
 from oakum.oci.wire import Channel
-from oakum.shim import supervisor, wire
+from oakum.shim import keeper, supervisor, wire
+from oakum.shim.handover import END, HANDED_OVER, receive
 from oakum.shim.loop import report
+from oakum.shim.makers import fork_beside
 from oakum.shim.pod import Makers, Pod, Stdio
 from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
 from oakum.shim.worker import Result
@@ -30,6 +32,9 @@ _NAME: Final = "rehearsal"
 _LOG_NAME: Final = "container.log"
 _ROUNDS: Final = 3
 _LIMIT_S: Final = 5.0
+_QUIET_S: Final = 0.004
+# Long enough for the keeper to be alone.
+_REST_S: Final = 0.02
 _TEXT: Final = b"Is this a log which I see before me?\n"
 
 
@@ -48,7 +53,8 @@ def rehearse(state: str) -> None:
             os.mkdir(directory, 0o700)
         except FileExistsError:  # a zygote was killed in its rehearsal
             pass
-        _play(directory)
+        _play_supervisor(directory)
+        _play_keeper(directory)
         _clear(directory)
     except Exception:  # noqa: BLE001 - edge: shims work without
         os.dup2(own_stderr, 2)
@@ -67,14 +73,46 @@ def _too_long(_number: int, _frame: object) -> None:
     raise TimeoutError(f"the rehearsal took over {_LIMIT_S:g} s")
 
 
-def _play(directory: str) -> None:
-    ours, theirs = sockets.packet_pair()
-    client = process.fork()
-    if client == 0:
+def _play_supervisor(directory: str) -> None:
+    """We are the supervisor, and the keeper's part is reduced to a signal handler."""
+    link, our_link = sockets.packet_pair()
+    client = _start_client(directory, rest_s=0)
+    makers = Makers(process.fork, _make_container, _make_exec)
+    process.handle_signal(signal.SIGCHLD, lambda _number, _frame: _reap(link))
+    try:
+        if supervisor.begin(client, our_link, SandboxRequest(_NAME, directory)) == HANDED_OVER:
+            supervisor.resume(receive(link), our_link, makers, _LIMIT_S)
+    finally:
+        process.handle_signal(signal.SIGCHLD, process.SIGNAL_DEFAULT)
+        link.close()
+        our_link.close()
+
+
+def _reap(link: sockets.Socket) -> None:
+    try:
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            link.send(END.pack(*ended))
+    except ChildProcessError:
+        pass
+
+
+def _play_keeper(directory: str) -> None:
+    client = _start_client(directory, rest_s=_REST_S)
+    keeper.run(
+        client,
+        SandboxRequest(_NAME, directory),
+        Makers(fork_beside, _make_container, _make_exec),
+        _QUIET_S,
+    )
+
+
+def _start_client(directory: str, rest_s: float) -> sockets.Socket:
+    ours, theirs = sockets.stream_pair()
+    if process.fork() == 0:
         ours.close()
-        process.run_and_exit(lambda: _perform(lambda: _client(theirs, directory)))
+        process.run_and_exit(lambda: _perform(lambda: _client(theirs, directory, rest_s)))
     theirs.close()
-    supervisor.run(ours, SandboxRequest(_NAME, directory), Makers(_make_container, _make_exec))
+    return ours
 
 
 def _clear(directory: str) -> None:
@@ -94,10 +132,11 @@ def _perform(part: Callable[[], int]) -> int:
         return 1
 
 
-def _client(first: sockets.Socket, directory: str) -> int:
+def _client(first: sockets.Socket, directory: str, rest_s: float) -> int:
     """The engine: asks for everything that most shims are asked for."""
     process.set_parent_death_signal(signal.SIGKILL)  # a zygote that is killed must not leave us waiting
     sockets.receive_with_fds(first)
+    first.close()
     for number in range(_ROUNDS):
         container_id = f"container-{number}"
         container = ContainerRequest(container_id, directory, log_path=os.path.join(directory, _LOG_NAME))
@@ -112,12 +151,14 @@ def _client(first: sockets.Socket, directory: str) -> int:
         request = ExecRequest({})
         ran = _ask(directory, {"op": "exec", "container_id": container_id, "exec": request.to_dict()})
         _ask(directory, {"op": "wait_exec", "exec_id": ran["exec_id"], "timeout_s": _LIMIT_S})
+        time.sleep(rest_s)
         _ask(
             directory,
             {"op": "stop", "container_id": container_id, "signal": int(signal.SIGTERM), "grace_s": _LIMIT_S},
         )
         _ask(directory, {"op": "wait", "container_id": container_id, "timeout_s": _LIMIT_S})
         _ask(directory, {"op": "delete", "container_id": container_id})
+        time.sleep(rest_s)
     _ask(directory, {"op": "shutdown"})
     return 0
 
@@ -161,6 +202,8 @@ def _act(channel: Channel, stdio: Stdio | None, *, waits: bool) -> int:
         os.write(fd, _TEXT)
     with Fd(channel.steal()):
         pass  # the end of file that an execve would give
-    if waits:
-        time.sleep(_LIMIT_S)
+    deadline = time.monotonic() + _LIMIT_S
+    while waits and stdio and time.monotonic() < deadline:
+        time.sleep(_QUIET_S)
+        os.write(stdio[1], _TEXT)
     return 0

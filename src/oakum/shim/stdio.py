@@ -12,7 +12,7 @@ import fcntl
 import os
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from oakum.errors import FailedPrecondition
@@ -21,6 +21,7 @@ from oakum.linux.sockets import Socket
 from oakum.model.exits import ExitRecord
 from oakum.shim import frames
 from oakum.shim.attach import AttachHub
+from oakum.shim.handover import Parcel, State
 from oakum.shim.logs import Log
 from oakum.shim.loop import Loop, Timer
 
@@ -97,6 +98,29 @@ class Stdio:
         os.set_blocking(fd.fileno(), False)
         self._outputs[kind] = fd
         self._watch_outputs()
+
+    # -- from one supervisor to the next ------------------------------------------------------------------------
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether there is nothing to do but to log output."""
+        return not self._hub.count and not self._input_queue and self._draining is None
+
+    def pack(self, parcel: Parcel) -> State:
+        """Put everything into the parcel. Only when `at_rest`."""
+        outputs = [(_NAMES[kind], parcel.add(fd.fileno())) for kind, fd in self._outputs.items()]
+        parcel.add_log(self._container_id, self._log.pack(parcel.add), outputs)
+        return {
+            "input": parcel.add(self._input.fileno()) if self._input is not None else -1,
+            "outputs": [(kind, place) for kind, (_, place) in zip(self._outputs, outputs, strict=True)],
+        }
+
+    def unpack(self, state: State, fds: Sequence[int]) -> None:
+        """Go on where another supervisor was; takes the descriptors over."""
+        if state["input"] >= 0:
+            self._input = Fd(fds[int(state["input"])])
+        for kind, place in state["outputs"]:
+            self._add_output(kind, Fd(fds[int(place)]))
 
     # -- operations ---------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shim's main module: makes the sandbox, serves its socket, reaps children, and ends with the sandbox.
+"""The shim's main module: makes the sandbox, serves its socket, and ends with the sandbox or when nothing happens.
 
-One thread, one loop; nothing in it waits for a client or a container. Owns the table of operations and the
-containers by id; what a container does is `container`, what its processes say is `stdio`.
+It lives in a fork of the `keeper` for as long as there is something to do: `live`. One thread, one loop; nothing in
+it waits for a client or a container. Owns the table of operations and the containers by id; what a container does is
+`container`, what its processes say is `stdio`.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from oakum.errors import AlreadyExists, InvalidArgument, NotFound, OakumError, SystemFailure
-from oakum.linux import process, sockets
+from oakum.linux import sockets
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.spec import parse_resources
-from oakum.shim import cleanup, sandbox, worker
+from oakum.shim import cleanup, sandbox, wire
 from oakum.shim.connection import Connection
 from oakum.shim.container import Container
+from oakum.shim.handover import END, HANDED_OVER, OVER, Left, Parcel, State
 from oakum.shim.loop import Loop, report
-from oakum.shim.makers import MAKERS
 from oakum.shim.pod import Makers, Pod
 from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
 from oakum.shim.waiting import answer_when_over
@@ -30,33 +31,68 @@ from oakum.shim.waiting import answer_when_over
 _INIT_NOTE: Final = "pod-init"
 
 
-def run(sock: sockets.Socket, request: SandboxRequest, makers: Makers = MAKERS) -> int:
-    """Be the shim of a sandbox until it is shut down; `sock` is who asked for it."""
-    os.setsid()
-    process.set_name("oakum shim")
-    process.set_title("oakum shim " + request.sandbox_id)
-    process.set_child_subreaper(True)
-    try:
-        made = worker.run(lambda: _make(request))
-    except OakumError as error:
-        _refuse(sock, error)
-        return 1
-    lock_fd, log_fd, listener_fd = made.fds
-    os.dup2(log_fd, 2)
-    os.close(log_fd)
-    supervisor = Supervisor(
-        request, lock_fd, sockets.adopt(listener_fd), int(made.values["init_pid"]), makers
-    )
-    supervisor.serve(sock)
-    return 0
+def begin(client: sockets.Socket, link: sockets.Socket, request: SandboxRequest) -> int:
+    """Make the sandbox and answer the one who asked for it; a successor serves. `link` leads to the keeper, our parent.
 
-
-def _make(request: SandboxRequest) -> worker.Result:
-    """Make the sandbox, in a worker of its shim: whatever is made is removed if a part fails. Raises OakumError.
-
-    The result has the lock, the log and the listening socket.
+    Whoever calls us enters the sandbox's namespaces.
     """
-    lock_fd, log_fd = _claim(request.directory)
+    try:
+        lock_fd, listener, init_pid = _make(request)
+    except OakumError as error:
+        _refuse(client, error)
+        return 1
+    client.settimeout(None)
+    try:
+        sockets.send_frame(client, wire.encode_answer({"pid": os.getppid()}))
+    except OSError:  # who asked has gone, and nobody else knows that this sandbox was made
+        _unmake(request, init_pid)
+        return OVER
+    parcel = Parcel(listener.fileno())
+    if init_pid:
+        parcel.expect(init_pid)
+    state = _state(request, parcel, lock_fd, init_pid, [])
+    state["client"] = parcel.add(client.fileno())
+    parcel.send(link, state)
+    os.close(lock_fd)
+    listener.close()
+    client.close()
+    return HANDED_OVER
+
+
+def _state(
+    request: SandboxRequest, parcel: Parcel, lock_fd: int, init_pid: int, containers: list[State]
+) -> State:
+    return {
+        "request": request.to_dict(),
+        "lock": parcel.add(lock_fd),
+        "init_pid": init_pid,
+        "containers": containers,
+        "client": -1,
+    }
+
+
+def resume(left: Left, link: sockets.Socket, makers: Makers, quiet_s: float) -> int:
+    """Go on where another was, until nothing has happened for `quiet_s` or the sandbox is no more."""
+    state = left.state()
+    left.close_what_is_read()
+    supervisor = Supervisor(
+        SandboxRequest.from_dict(state["request"]),
+        left.fds[int(state["lock"])],
+        sockets.adopt(left.listener_fd),
+        link,
+        makers=makers,
+        quiet_s=quiet_s,
+    )
+    supervisor.unpack(state, left)
+    return supervisor.serve()
+
+
+def _make(request: SandboxRequest) -> tuple[int, sockets.Socket, int]:
+    """Make the sandbox; the lock, the listening socket, the pod's own process (0: none).
+
+    Standard error becomes the pod's log. Whatever was made is removed if a part fails. Raises OakumError.
+    """
+    lock_fd = _claim(request.directory)
     init_pid = 0
     try:
         if request.cgroup_path:
@@ -69,12 +105,19 @@ def _make(request: SandboxRequest) -> worker.Result:
         if init_pid:
             cleanup.note_process(request.directory, _INIT_NOTE, init_pid, "")
         listener = _listen(request.directory)
-    except BaseException:
-        if init_pid:
-            os.kill(init_pid, signal.SIGKILL)
-        _remove(request)
+    except BaseException as failure:
+        _unmake(request, init_pid)
+        if isinstance(failure, OSError):
+            raise SystemFailure.from_os_error(failure, "set up", str(failure.filename or "")) from failure
         raise
-    return worker.Result({"init_pid": init_pid}, [lock_fd, log_fd, listener.detach()])
+    return lock_fd, listener, init_pid
+
+
+def _unmake(request: SandboxRequest, init_pid: int) -> None:
+    if init_pid:
+        os.kill(init_pid, signal.SIGKILL)
+    for error in _remove(request):
+        os.write(2, f"{error}\n".encode())
 
 
 def _remove(request: SandboxRequest) -> list[OakumError]:
@@ -86,25 +129,24 @@ def _remove(request: SandboxRequest) -> list[OakumError]:
     return [error for error in errors if error is not None]
 
 
-def _claim(directory: str) -> tuple[int, int]:
-    """Make the shim, our parent, the only one of the directory while the first descriptor is open; its log."""
+def _claim(directory: str) -> int:
+    """Make the keeper, our parent, the only one of the directory while the descriptor is open; open its log."""
     try:
         lock_fd = os.open(
             os.path.join(directory, cleanup.PID_NAME), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not cleanup.take_lock(lock_fd):
             os.close(lock_fd)
-            raise AlreadyExists("create sandbox", directory, "a shim lives there already") from error
+            raise AlreadyExists("create sandbox", directory, "a shim lives there already")
         os.ftruncate(lock_fd, 0)
         os.write(lock_fd, f"{os.getppid()}\n".encode())
         log = os.path.join(directory, cleanup.LOG_NAME)
         log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.dup2(log_fd, 2)
+        os.close(log_fd)
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, "create sandbox", directory) from failure
-    return lock_fd, log_fd
+    return lock_fd
 
 
 def _listen(directory: str) -> sockets.Socket:
@@ -145,17 +187,24 @@ class Supervisor:
         request: SandboxRequest,
         lock_fd: int,
         listener: sockets.Socket,
-        init_pid: int,
+        link: sockets.Socket,
+        *,
         makers: Makers,
+        quiet_s: float,
     ) -> None:
+        self._shim_pid = os.getppid()
         self._lock_fd = lock_fd
+        self._link = link
+        self._quiet_s = quiet_s
+        self._happened = 0
+        self._happened_before = 0
         self._loop = Loop()
         self._request = request
         self._connections: set[Connection] = set()
         self._containers: dict[str, Container] = {}
         self._listener = listener
         self._pod = Pod(request.directory, request.create_namespaces, makers)
-        self._init_pid = init_pid
+        self._init_pid = 0
         self._stopping: list[Connection] = []
         self._ended = False
         self._operations: dict[str, Callable[[Connection, dict[str, Any], list[int]], None]] = {
@@ -184,24 +233,59 @@ class Supervisor:
 
     # -- beginning and end --------------------------------------------------------------------------------------
 
-    def serve(self, first: sockets.Socket) -> None:
-        """Answer the one who asked for the sandbox, then serve until shut down."""
-        self._loop.on_child(self._reap)
-        if self._init_pid:
-            self._pod.expect(self._init_pid, self._init_ended)
-            self._reap()  # had it ended before anybody listened
+    def serve(self) -> int:
+        """Serve until shut down, or until nothing happens; which of it."""
+        self._loop.watch(self._link.fileno(), read=self._read_ends)
         self._listener.settimeout(0)
         self._loop.watch(self._listener.fileno(), read=self._accept)
-        connection = self._admit(first)
-        connection.answer({"pid": os.getpid()})
-        if not connection.open:
-            # Who asked has gone, and nobody else knows that this sandbox was made. In the loop: it must be running
-            # to be stopped.
-            self._loop.later(0, self._begin_shutdown)
+        self._loop.later(self._quiet_s, self._look)
         self._loop.run()
         for open_connection in list(self._connections):
             open_connection.close()
         self._loop.abandon()
+        return OVER if self._ended else HANDED_OVER
+
+    # -- from one supervisor to the next ------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Leave, if nothing has happened since the last look and nothing is under way."""
+        if self._happened == self._happened_before and self._at_rest():
+            try:
+                self._hand_over()
+            except OSError:  # no descriptors left, or no memory: stay for good
+                report()
+            else:
+                self._loop.stop()
+            return
+        self._happened_before = self._happened
+        self._loop.later(self._quiet_s, self._look)
+
+    def _at_rest(self) -> bool:
+        if self._connections or self._stopping or self._loop.has_timers:
+            return False
+        return all(container.at_rest for container in self._containers.values())
+
+    def _hand_over(self) -> None:
+        parcel = Parcel(self._listener.fileno())
+        init_pid = 0
+        if self._pod.expects(self._init_pid):
+            init_pid = self._init_pid
+            parcel.expect(init_pid)
+        containers = [container.pack(parcel) for container in self._containers.values()]
+        parcel.send(self._link, _state(self._request, parcel, self._lock_fd, init_pid, containers))
+
+    def unpack(self, state: State, left: Left) -> None:
+        """Have the containers that another supervisor had."""
+        self._init_pid = state["init_pid"]
+        if self._init_pid:
+            self._pod.expect(self._init_pid, self._init_ended)
+        for values in state["containers"]:
+            request = ContainerRequest.from_dict(values["request"])
+            container = Container(self._loop, request, self._pod, self._gone)
+            container.unpack(values, left.fds, left.logs[request.container_id])
+            self._containers[request.container_id] = container
+        if state["client"] >= 0:
+            self._admit(sockets.adopt(left.fds[int(state["client"])]))
 
     def _tear_down(self) -> list[OakumError]:
         if self._pod.expects(self._init_pid):
@@ -210,6 +294,7 @@ class Supervisor:
         self._listener.close()
         errors = _remove(self._request)
         # From here on the directory may have another shim, or be cleaned up if a step above failed.
+        fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
         os.close(self._lock_fd)
         return errors
 
@@ -238,14 +323,15 @@ class Supervisor:
 
     # -- children and clients -----------------------------------------------------------------------------------
 
-    def _reap(self) -> None:
+    def _read_ends(self) -> None:
+        """The keeper has reaped children."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
+                told, _ = sockets.receive_with_fds(self._link, END.size, wait=False)
+            except BlockingIOError:
                 return
-            if pid == 0:
-                return
+            self._happened += 1
+            pid, status = END.unpack(told)
             try:
                 self._pod.reaped(pid, status)
             except Exception:  # noqa: BLE001 - edge: the other children of this round must be told too
@@ -262,6 +348,7 @@ class Supervisor:
         self._admit(sock)
 
     def _admit(self, sock: sockets.Socket) -> Connection:
+        self._happened += 1
         connection = Connection(self._loop, sock, self._handle, self._connections.discard)
         self._connections.add(connection)
         return connection
@@ -282,7 +369,7 @@ class Supervisor:
     # -- operations ---------------------------------------------------------------------------------------------
 
     def _ping(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
-        connection.answer({"pid": os.getpid()})
+        connection.answer({"pid": self._shim_pid})
 
     def _modules(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
         connection.answer(sorted(sys.modules))

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work done in a short-lived fork of the shim: making namespaces, containers and execs.
+"""Work done in a short-lived fork of the supervisor: making namespaces, containers and execs.
 
-    shim ──fork──► worker ──clone(CLONE_PARENT)──► container's first process (a child of the shim)
-     ◄── result as JSON, descriptors ──┘ exits
+    supervisor ──clone(CLONE_PARENT)──► worker ──clone(CLONE_PARENT)──► container's first process
+        ◄───── result as JSON, descriptors ──┘ exits
 
-What such work reads, parses and touches would stay in the shim's memory for the life of the pod (1.5 MB measured);
-in the worker it goes away. The worker also closes every descriptor that is not meant for the container, so that a
-created container that waits for its start holds neither the shim's lock nor its clients' connections.
+All of them are children of the keeper, which lives on. A worker may wait, and enter namespaces. It also closes every
+descriptor that is not meant for the container, so that a created container that waits for its start holds neither the
+shim's lock nor its clients' connections.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, Protocol
@@ -35,26 +34,15 @@ Body = Callable[[], Result]
 
 
 class Children(Protocol):
-    """Who reaps the children of this process."""
+    """Whose children the processes of this sandbox are."""
+
+    def fork(self) -> int:
+        """A worker: its process id, 0 in the worker."""
+        ...
 
     def expect(self, pid: int, ended: Callable[[int], None]) -> None:
         """Call `ended` once with the wait status of a child that was forked just now."""
         ...
-
-
-def run(body: Body, *, keep: Iterable[int] = ()) -> Result:
-    """Run `body` in a worker and wait for it: only while nobody is served yet.
-
-    Raises:
-        OakumError: what `body` raised, or that the worker died.
-    """
-    ours, pid = _fork(body, keep)
-    try:
-        received = _receive(ours)
-    finally:
-        ours.close()
-    os.waitpid(pid, 0)
-    return _open(received)
 
 
 class Worker:
@@ -73,7 +61,7 @@ class Worker:
         self._loop = loop
         self._done = done
         self._failed = failed
-        self._sock, pid = _fork(body, keep)
+        self._sock, pid = _fork(children, body, keep)
         children.expect(pid, self._ended)
         loop.watch(self._sock.fileno(), read=self._readable)
 
@@ -95,10 +83,10 @@ class Worker:
         self._done(result)
 
 
-def _fork(body: Body, keep: Iterable[int]) -> tuple[sockets.Socket, int]:
+def _fork(children: Children, body: Body, keep: Iterable[int]) -> tuple[sockets.Socket, int]:
     ours, theirs = sockets.packet_pair()
     try:
-        pid = process.fork()
+        pid = children.fork()
     except OSError as failure:
         ours.close()
         theirs.close()

@@ -20,7 +20,7 @@ from typing import Any, Final
 from oakum.errors import InvalidArgument
 from oakum.linux import process, sockets
 from oakum.oci.cgroups import detect_layout
-from oakum.shim import supervisor
+from oakum.shim import keeper
 from oakum.shim.connection import Connection
 from oakum.shim.loop import Loop, ignore_signal, report
 from oakum.shim.rehearsal import rehearse
@@ -163,7 +163,7 @@ class Zygote:
             for other in self._connections:
                 if other is not connection:
                     other.forget()
-            return supervisor.run(connection.keep_only_socket(), sandbox)
+            return keeper.run(connection.keep_only_socket(), sandbox)
         except BaseException:  # noqa: BLE001 - edge of the process: the zygote's frames are below this one
             report()
             return 1
