@@ -97,6 +97,10 @@ def test_mount_options(runtime: Runtime, features: dict[str, Any], tmp_path: Pat
 def test_namespaces(runtime: Runtime, features: dict[str, Any]) -> None:
     named = features["linux"]["namespaces"]
     assert set(NAMESPACES) | {"user"} <= set(named)
+    others = [{"type": kind} for kind in named if kind != "user"]
+    runs(runtime, linux={"namespaces": others})
+    ids = [{"containerID": 0, "hostID": 0, "size": 65536}]
+    runs(runtime, linux={"namespaces": [*others, {"type": "user"}], "uidMappings": ids, "gidMappings": ids})
     for kind in {"mount", "pid", "ipc", "uts", "network", "cgroup", "user", "time"} - set(named):
         refused(runtime, kind, linux={"namespaces": [{"type": "mount"}, {"type": kind}]})
     refused(runtime, "$.linux.namespaces[0].type", linux={"namespaces": [{"type": "nosuch"}]})
@@ -142,6 +146,21 @@ def test_seccomp(runtime: Runtime, features: dict[str, Any]) -> None:
         ({"defaultAction": "SCMP_ACT_NOSUCH"}, "$.linux.seccomp.defaultAction"),
     ):
         refused(runtime, named, **profile(**changes))
+
+
+def test_memory_policies(runtime: Runtime, features: dict[str, Any]) -> None:
+    policies = features["linux"]["memoryPolicy"]
+    for mode in policies["modes"]:
+        nodes = {} if mode in ("MPOL_DEFAULT", "MPOL_LOCAL") else {"nodes": "0"}
+        runtime.write("true", linux={"memoryPolicy": {"mode": mode, **nodes}})
+        done = runtime("run", "-b", runtime.bundle, runtime.new_id(), check=False)
+        # the newest are not every kernel's, whose word that is then
+        assert done.returncode == 0 or "set_mempolicy" in done.stderr, (mode, done.stderr)
+    for flag in policies["flags"]:
+        runtime.write("true", linux={"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "0", "flags": [flag]}})
+        done = runtime("run", "-b", runtime.bundle, runtime.new_id(), check=False)
+        assert done.returncode == 0 or "set_mempolicy" in done.stderr, (flag, done.stderr)
+    refused(runtime, "$.linux.memoryPolicy.mode", linux={"memoryPolicy": {"mode": "MPOL_NOSUCH"}})
 
 
 def test_what_is_not_done_is_refused_and_never_passed_over(
