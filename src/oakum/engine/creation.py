@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from oakum.backend.config import ContainerConfig, Mount, Resources, SELinuxOptions
-from oakum.engine import cdi, host, imageviews, pods, volumes
+from oakum.engine import cdi, host, imageviews, pods, user_namespaces, volumes
 from oakum.engine.context import Context
 from oakum.engine.sandboxes import hostname
 from oakum.engine.seccomp.compiler import compiled, compiled_default
@@ -163,6 +163,7 @@ def build(
     with storing("make bundle", bundle):
         os.makedirs(bundle, mode=0o711, exist_ok=True)
     source = context.snapshotter.prepare_container(record.id, record.chain_id)
+    user_namespaces.own_upper(source, sandbox.config.namespaces)
     anonymous = _anonymous_volumes(record.config, image)
     volume_paths = volumes.create(f"{bundle}/volumes", anonymous, source)
     config = _with_volumes(context, record, source)

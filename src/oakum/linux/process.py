@@ -39,6 +39,7 @@ _CLOSE_RANGE_CLOEXEC: Final = 4
 # Source: prctl(2)
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
@@ -200,9 +201,16 @@ def set_name(name: str) -> None:
 
     Source: proc_pid_comm(5); prctl(2) does the same, but `ctypes` costs a shim 100 KB of its own.
     """
-    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    short = name.encode("utf-8", "surrogateescape")[:15]
     try:
-        os.write(fd, name.encode("utf-8", "surrogateescape")[:15])
+        fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    except PermissionError:
+        # Root of a user namespace that may not be dumped: its own /proc files are not its own.
+        text = ctypes.create_string_buffer(short)
+        _prctl(_PR_SET_NAME, ctypes.addressof(text), 0, 0, 0, target="PR_SET_NAME")
+        return
+    try:
+        os.write(fd, short)
     finally:
         os.close(fd)
 

@@ -503,7 +503,8 @@ def _join_fds(plan: Plan, given: dict[str, int], held: _Held) -> tuple[tuple[str
 
 def _open_for_child(job: init.InitJob, held: _Held) -> tuple[Fd, dict[int, Fd]]:
     """The root and bind sources, opened here for a child that has not the rights or not the PID namespace for it."""
-    root = rootfs.open_root(job.rootfs, job.plan.root_path)
+    user_fd = next((fd for kind, fd in job.join_fds if kind == "user"), None)
+    root = rootfs.open_root(job.rootfs, job.plan.root_path, user_fd=user_fd)
     held.take(root)
     sources = rootfs.open_sources(job.plan)
     held.take(*sources.values())

@@ -46,8 +46,11 @@ from oakum.oci.plan import (
 _NULL: Final = (1, 3)
 
 
-def open_root(source: RootfsSource | None, root_path: str) -> Fd:
-    """The container's root as a detached, private mount. Raises SystemFailure."""
+def open_root(source: RootfsSource | None, root_path: str, *, user_fd: int | None = None) -> Fd:
+    """The container's root as a detached, private mount.
+
+    A `source` belongs to the root of the user namespace `user_fd`, if one is given. Raises SystemFailure.
+    """
     subject = root_path if source is None else source.upper or (source.lower[0] if source.lower else "")
     try:
         if source is not None and source.lower:
@@ -55,12 +58,18 @@ def open_root(source: RootfsSource | None, root_path: str) -> Fd:
                 tree = m.open_tree_at(source.lower[0])
                 m.set_attributes(tree.fileno(), set_flags=m.ATTR_RDONLY, propagation=m.MS_PRIVATE)
                 return tree
+            if user_fd is not None:
+                from oakum.oci.idmapped_root import open_mapped_overlay  # few pods have their own users
+
+                return open_mapped_overlay(source, user_fd)
             return m.overlay(source.lower, source.upper, source.work)
         tree = m.open_tree_at(subject, recursive=True)
         if not stat.S_ISDIR(os.fstat(tree.fileno()).st_mode):
             tree.close()
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), subject)
         m.set_attributes(tree.fileno(), propagation=m.MS_PRIVATE, recursive=True)
+        if source is not None and user_fd is not None:
+            m.set_attributes(tree.fileno(), userns_fd=user_fd, target=subject)
         return tree
     except OSError as failure:
         raise step_failure(failure, f"root file system {subject}") from failure

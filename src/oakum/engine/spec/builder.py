@@ -118,12 +118,13 @@ def namespaces(wanted: NamespaceOptions, around: Surroundings) -> list[dict[str,
     elif wanted.pid != "node":
         # With mode "target" the shim joins the other container's; this entry tells it to join one at all.
         found.append({"type": "pid"})
-    # The pod decides on these three: a container cannot leave what its pod shares, nor share what it has not.
+    # The pod decides on these: a container cannot leave what its pod shares, nor share what it has not.
     pod = around.sandbox.namespaces
     for kind, pin, mode in (
         ("network", "net", pod.network),
         ("ipc", "ipc", pod.ipc),
         ("uts", "uts", pod.uts),
+        ("user", "user", pod.user),
     ):
         if mode != "node":
             found.append({"type": kind, "path": f"{around.pod_path}/ns/{pin}"})
@@ -145,7 +146,8 @@ def _mount_plan(config: ContainerConfig, around: Surroundings) -> mounts.MountPl
         else:
             wanted.append(mounts.requested(mount))
     extra = mounts.pod_files(around.files, readonly=config.readonly_rootfs)
-    extra.extend(mounts.volume(place, source) for place, source in around.volumes.items())
+    users = around.sandbox.namespaces
+    extra.extend(mounts.volume(place, source, users) for place, source in around.volumes.items())
     return mounts.plan(base, extra, wanted)
 
 

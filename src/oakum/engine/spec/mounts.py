@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from oakum.backend.config import IdMapping, Mount
+from oakum.backend.config import IdMapping, Mount, NamespaceOptions
 from oakum.errors import InvalidArgument
 
 _PROPAGATION: Final = {"private": "rprivate", "host_to_container": "rslave", "bidirectional": "rshared"}
@@ -88,14 +88,18 @@ def pod_files(files: dict[str, str], *, readonly: bool) -> list[dict[str, Any]]:
     ]
 
 
-def volume(destination: str, source: str) -> dict[str, Any]:
-    """An anonymous directory that the image declared."""
-    return {
+def volume(destination: str, source: str, users: NamespaceOptions) -> dict[str, Any]:
+    """An anonymous directory, which belongs to the pod's own users where it has some."""
+    found: dict[str, Any] = {
         "destination": clean(destination),
         "type": "bind",
         "source": source,
         "options": ["rbind", "rprivate", "rw"],
     }
+    if users.user == "pod":
+        found["uidMappings"] = id_mappings(users.uid_mappings)
+        found["gidMappings"] = id_mappings(users.gid_mappings)
+    return found
 
 
 def image_view(mount: Mount, directories: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from oakum.errors import InvalidArgument
 _NAME: Final = re.compile(r"[a-z0-9_]+(?:[./][a-zA-Z0-9_:@-]+)+")
 _IPC_PREFIXES: Final = ("kernel.shm", "kernel.msg", "fs.mqueue.")
 _IPC_NAMES: Final = ("kernel.sem",)
+_LAST_GROUP: Final = 2**31 - 1
 _UTS_NAMES: Final = ("kernel.domainname",)
 
 
@@ -31,7 +32,9 @@ def pod_sysctls(config: SandboxConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     if modes.network != "node":
         found["net.ipv4.ip_unprivileged_port_start"] = "0"
-        found["net.ipv4.ping_group_range"] = "0 2147483647"
+        # Both ends have to be groups of the pod's own users, where it has some.
+        last = max((m.container_id + m.length - 1 for m in modes.gid_mappings), default=_LAST_GROUP)
+        found["net.ipv4.ping_group_range"] = f"0 {min(last, _LAST_GROUP)}"
     for text, value in config.sysctls.items():
         name = dotted(text)
         if "\n" in value or "\0" in value:
