@@ -47,6 +47,8 @@ _ASK_S: Final = 0.25
 # A command that is silent for so long is asked after.
 _LOOK_S: Final = 0.05
 _BEGIN_S: Final = 30.0
+# How long one that was given up before it began may yet begin.
+_LATE_S: Final = 2.0
 _RECORD_S: Final = 10.0
 
 
@@ -170,15 +172,15 @@ class DockerExec:
 
     # its life
 
-    def inspect(self) -> dict[str, Any]:
+    def inspect(self, deadline_s: float | None = None) -> dict[str, Any]:
         """What Docker knows of it. Raises as every call of Docker."""
-        return self._client.get(f"/exec/{self.exec_id}/json")
+        return self._client.get(f"/exec/{self.exec_id}/json", deadline_s=deadline_s)
 
-    def await_begin(self) -> None:
+    def await_begin(self, limit_s: float = _BEGIN_S) -> None:
         """Return once it runs, or has run. Raises CommandNotRunnable, DeadlineExceeded, SystemFailure."""
-        limit, pause_s = time.monotonic() + _BEGIN_S, 0.001
+        limit, pause_s = time.monotonic() + limit_s, 0.001
         while True:
-            facts = self.inspect()
+            facts = self.inspect(max(0.001, limit - time.monotonic()))
             if facts["Pid"]:
                 self._know(facts)
                 return
@@ -268,10 +270,10 @@ class DockerExec:
     def kill(self) -> None:
         """Kill it and all that it has started. Raises SystemFailure when something of it does not end."""
         # this needs no Docker, which may hang
-        tree.kill(self.pid, self._mark, self._cgroup_path)
-        if not self.pid:
+        found = tree.kill(self.pid, self._mark, self._cgroup_path)
+        if not found and not self.pid:
             with contextlib.suppress(OakumError):  # then it does not begin any more
-                self.await_begin()
+                self.await_begin(_LATE_S)
             tree.kill(self.pid, self._mark, self._cgroup_path)
 
     def resize(self, rows: int, columns: int) -> None:
@@ -386,7 +388,8 @@ class _Collector:
                 self._ended_at = time.monotonic()
             elif not self._looked:
                 # only a command that takes its time is worth a question
-                self._started.await_begin()
+                left_s = _BEGIN_S if self._deadline is None else self._deadline - time.monotonic()
+                self._started.await_begin(min(_BEGIN_S, left_s))
                 self._looked = True
 
     def _sources(self) -> list[Any]:

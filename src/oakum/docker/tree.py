@@ -52,8 +52,8 @@ def family(processes: list[Process], pid: int) -> set[int]:
         found |= more
 
 
-def kill(pid: int, mark: str, cgroup_path: str) -> None:
-    """Kill the exec's whole tree, and return when it is gone.
+def kill(pid: int, mark: str, cgroup_path: str) -> int:
+    """Kill the exec's whole tree, and return when it is gone; how many processes that were.
 
     Raises:
         SystemFailure: something of it does not end.
@@ -70,6 +70,7 @@ def kill(pid: int, mark: str, cgroup_path: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         _await_end(held)
+        return len(held)
     finally:
         for pidfd in held.values():
             os.close(pidfd)
