@@ -16,10 +16,11 @@ import msgspec
 
 from oakum.backend.config import Resources, SandboxConfig
 from oakum.backend.status import SandboxFilter, SandboxStatus
-from oakum.engine import pods
+from oakum.engine import pods, user_namespaces
 from oakum.engine.attachments import attachment_options, with_dns_of
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
+from oakum.engine.spec.mounts import id_mappings
 from oakum.engine.spec.resources import check, linux_resources, merge, said_by
 from oakum.engine.spec.sysctls import pod_sysctls
 from oakum.engine.states import boot_id, process_start, sandbox_status, shim_lives, shim_seems_alive
@@ -30,7 +31,6 @@ from oakum.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    Unimplemented,
 )
 from oakum.model.ids import is_id, new_id, resolve_prefix
 
@@ -429,7 +429,7 @@ def _check(config: SandboxConfig, handler: str) -> None:
     if len(config.hostname) > 64:
         raise InvalidArgument("run sandbox", repr(config.hostname), "a host name has at most 64 characters")
     if config.namespaces.user != "node":
-        raise Unimplemented("run sandbox", "user namespace", "this version has no user namespaces for pods")
+        user_namespaces.check(config.namespaces)
     parts = config.cgroup_parent.split("/")
     if ".." in parts or (config.cgroup_parent and not _is_cgroup_parent(config.cgroup_parent)):
         raise InvalidArgument("run sandbox", repr(config.cgroup_parent), "not a cgroup path or slice")
@@ -453,6 +453,8 @@ def _shim_request(record: SandboxRecord, pod: str) -> SandboxRequest:
     own = [kind for kind, mode in wanted if mode != "node"]
     if modes.pid == "pod":
         own.append("pid")
+    if modes.user == "pod":
+        own.append("user")
     return SandboxRequest(
         sandbox_id=record.id,
         directory=pod,
@@ -461,4 +463,6 @@ def _shim_request(record: SandboxRecord, pod: str) -> SandboxRequest:
         sysctls=pod_sysctls(config),
         cgroup_path=record.cgroup_path if record.owns_cgroup else "",
         pod_resources=linux_resources(config.resources) if config.resources and record.owns_cgroup else {},
+        uid_mappings=tuple(id_mappings(modes.uid_mappings)),
+        gid_mappings=tuple(id_mappings(modes.gid_mappings)),
     )
