@@ -163,7 +163,18 @@ def test_a_program_that_fails_is_quoted(runtime: Runtime, streams: Streams) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{}", "[1]", '["a\\u0000"]', '["pipe:[1],--shell-job"]', '["a","b","c","d"]', "[" * 5000, "[]"],
+    [
+        "",
+        "{}",
+        "[1]",
+        '["a\\u0000"]',
+        '["pipe:[1],--shell-job"]',
+        '["a","b","c","d"]',
+        "[" * 5000,
+        "[]",
+        '["file[1:2:/x]"]',
+        '["--shell-job"]',
+    ],
 )
 def test_a_checkpoint_whose_names_are_damaged_is_refused(runtime: Runtime, text: str) -> None:
     images = runtime.directory / "images"

@@ -8,7 +8,7 @@ a thread pool. Ids may be given by their beginning. Every method raises from `oa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from oakum.backend.config import AuthConfig, ContainerConfig, Resources, SandboxConfig
 from oakum.backend.status import (
@@ -142,6 +142,15 @@ class RuntimeBackend(Protocol):
 
     def list_sandbox_metrics(self) -> Sequence[SandboxMetrics]:
         """Metrics of all ready sandboxes and what runs in them, in one pass."""
+        ...
+
+
+@runtime_checkable
+class Checkpointing(Protocol):
+    """What a runtime backend may do besides: write running containers to disk."""
+
+    def checkpoint_container(self, container_id: str, location: str, *, timeout_s: int) -> None:
+        """Write an archive of a running container, which goes on. Raises Unimplemented with the host's reason."""
         ...
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 import oakum
 from oakum.backend.status import Condition, HandlerFeatures, RuntimeStatus
-from oakum.engine import host
+from oakum.engine import checkpoints, host
 from oakum.engine.context import Context
 from oakum.engine.spec.capabilities import ALL
 from oakum.errors import OakumError
@@ -40,6 +40,7 @@ def engine_info(context: Context) -> dict[str, Any]:
         "bridge": context.network.builtin.bridge,
         "network": "cni" if context.network.uses_cni() else "builtin",
         "apparmor": host.has_apparmor(),
+        "checkpoints": checkpoints.problem() or "yes",
         "missing_capabilities": _missing_capabilities(),
         "namespaces": store.namespaces(),
         "sandboxes": len(store.sandboxes()),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oakum.api.cri._proto import cri_pb2 as pb
@@ -18,6 +18,8 @@ from oakum.api.cri.convert.sandboxes import read_sandbox_config, write_sandbox_c
 from oakum.backend import config as backend
 from oakum.errors import InvalidArgument
 
+# large messages take their time on a busy machine
+PATIENTLY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 NAME = TEXT.filter(bool)
 LINE = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
@@ -228,18 +230,21 @@ CONTAINERS = st.builds(
 )
 
 
+@PATIENTLY
 @given(sandboxes())
 def test_a_pod_s_configuration_comes_back_whole(config: backend.SandboxConfig) -> None:
     wire = write_sandbox_config(config).SerializeToString()
     assert read_sandbox_config(pb.PodSandboxConfig.FromString(wire)) == config
 
 
+@PATIENTLY
 @given(CONTAINERS)
 def test_a_container_s_configuration_comes_back_whole(config: backend.ContainerConfig) -> None:
     wire = write_container_config(config).SerializeToString()
     assert read_container_config(pb.ContainerConfig.FromString(wire)) == config
 
 
+@PATIENTLY
 @given(CONTAINERS, sandboxes())
 def test_what_is_read_can_be_stored_as_json(
     container: backend.ContainerConfig, sandbox: backend.SandboxConfig

@@ -145,14 +145,19 @@ def test_the_log_tells_ids_but_neither_environment_nor_credentials(
 def test_what_this_version_does_not_have_says_why(cri: CriClient, running: tuple[str, str]) -> None:
     pod, made = running
     for call, reason in (
-        (lambda: cri.runtime.CheckpointContainer(pb.CheckpointContainerRequest(container_id=made)), "CRIU"),
+        (
+            lambda: cri.runtime.CheckpointContainer(
+                pb.CheckpointContainerRequest(container_id=made, location="/x")
+            ),
+            "CRIU",
+        ),
         (lambda: cri.runtime.CheckpointPod(pb.CheckpointPodRequest(pod_sandbox_id=pod)), "format"),
         (lambda: cri.runtime.RestorePod(pb.RestorePodRequest(checkpoint_path="/x")), "format"),
     ):
         code, message = failure(call)
         assert code is grpc.StatusCode.UNIMPLEMENTED
         assert reason in message
-    nobody = pb.CheckpointContainerRequest(container_id="none")
+    nobody = pb.CheckpointContainerRequest(container_id="none", location="/x")
     assert failure(lambda: cri.runtime.CheckpointContainer(nobody))[0] is grpc.StatusCode.NOT_FOUND
     unknown = cri.channel.unary_unary("/runtime.v1.RuntimeService/Nonsense", None, None)
     assert failure(lambda: unknown(b""))[0] is grpc.StatusCode.UNIMPLEMENTED

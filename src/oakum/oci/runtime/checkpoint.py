@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any, Final, NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 from oakum.errors import DataLoss, FailedPrecondition, InvalidArgument, SystemFailure, Unimplemented
 from oakum.linux.durable import write_file_fast
@@ -93,7 +93,8 @@ def checkpoint(root: str, container_id: str, options: CheckpointOptions) -> None
         if options.pre_dump:
             criu.call(options.program, "pre-dump", [*arguments, "--track-mem"], work, container_id)
             return
-        streams = [_target(container.record.pid, number) for number in range(3)]
+        streams = criu.stream_names(container.record.pid)
+        arguments += criu.external(streams)
         write_file_fast(f"{options.images}/{DESCRIPTORS}", json.dumps(streams).encode())
         if options.leave_running:
             arguments.append("--leave-running")
@@ -125,7 +126,7 @@ def restore(root: str, container_id: str, options: RestoreOptions) -> Container:
     work = _directories(options.images, options.work, made=True)
     streams = read_descriptors(options.images)
     seccomp = linux.get("seccomp")
-    program, flags = options.compile_filter(cast("dict[str, Any]", seccomp), spec) if seccomp else (b"", 0)
+    program, flags = options.compile_filter(seccomp, spec) if seccomp else (b"", 0)
     record = Record(
         id=container_id,
         bundle=bundle,
@@ -173,7 +174,7 @@ def _restore(
     arguments = ["--restore-detached", "--pidfile", pid_file, "--root", record.rootfs]
     arguments += [*_common(options, record.cgroup_path), *_joined(spec, restoring=True)]
     for number, name in enumerate(streams):
-        if name.startswith("pipe:["):
+        if name.startswith(("pipe:[", "file[")):
             arguments += ["--inherit-fd", f"fd[{number}]:{name}"]
     criu.call(options.program, "restore", arguments, work, container.id)
     try:
@@ -262,18 +263,13 @@ def read_descriptors(images: str) -> list[str]:
 
 
 def _is_name(name: str) -> bool:
-    """A path, or KIND:[NUMBER]: nothing that CRIU's command line would take for more."""
-    kind, bracket, rest = name.partition(":[")
-    if not bracket:
+    """A path, KIND:[NUMBER] or file[MOUNT:INODE]: nothing that CRIU's command line would take for more."""
+    if name.startswith("/"):
         return len(name) < 4096 and "\0" not in name
+    if name.startswith("file[") and name.endswith("]"):
+        return all(0 < len(n) <= 16 and set(n) <= set("0123456789abcdef") for n in name[5:-1].split(":"))
+    kind, _, rest = name.partition(":[")
     return kind.isalpha() and rest.endswith("]") and rest[:-1].isdecimal() and len(rest) < 22
-
-
-def _target(pid: int, number: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/fd/{number}")
-    except OSError:
-        return "/dev/null"  # it has closed it
 
 
 def _make_mount_points(rootfs: str, spec: Spec) -> None:

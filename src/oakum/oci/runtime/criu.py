@@ -19,7 +19,7 @@ _CHECK_LOG: Final = "check.log"
 def problem(program: str, work: str) -> str:
     """Why CRIU cannot work on this host, in its own words; "" when it can. Its log goes to the directory `work`."""
     try:
-        code = _run([program, "check", "-W", work, "-o", _CHECK_LOG])
+        code = _run([program, "check", "-W", work, "-o", _CHECK_LOG], silent=True)
     except FileNotFoundError:
         return f"{program} is not installed"
     except OSError as failure:
@@ -51,6 +51,36 @@ def call(program: str, action: str, arguments: list[str], work: str, subject: st
         )
 
 
+def stream_names(pid: int) -> list[str]:
+    """What CRIU calls a process's three standard streams: "pipe:[N]", "file[M:N]" for a file of another mount namespace.
+
+    Anything else is what the link says, as is "/dev/null" for one that is closed. Source: criu(8), --external, --inherit-fd.
+    """
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
+        mounts = {int(line.split(" ", 1)[0]) for line in file}
+    return [_stream_name(pid, number, mounts) for number in range(3)]
+
+
+def _stream_name(pid: int, number: int, mounts: set[int]) -> str:
+    try:
+        name = os.readlink(f"/proc/{pid}/fd/{number}")
+        if not name.startswith("/"):
+            return name
+        inode = os.stat(f"/proc/{pid}/fd/{number}").st_ino
+        with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii") as file:
+            mount = next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+    except FileNotFoundError:
+        return "/dev/null"
+    return name if mount in mounts else f"file[{mount:x}:{inode:x}]"
+
+
+def external(streams: list[str]) -> list[str]:
+    """The arguments of a dump for streams that are files of the host."""
+    return [
+        part for name in sorted(set(streams)) if name.startswith("file[") for part in ("--external", name)
+    ]
+
+
 def said(log: str) -> str:
     """The first error in a log of CRIU's that is about the matter, without time and place; "" when there is none."""
     try:
@@ -66,11 +96,19 @@ def said(log: str) -> str:
     return ""
 
 
-def _run(argv: list[str]) -> int:
-    """The exit code of a program whose log is a file, so that it has nothing to write. Raises OSError."""
+def _run(argv: list[str], *, silent: bool = False) -> int:
+    """The exit code of a program whose log is a file; what it says besides goes nowhere if `silent`. Raises OSError."""
     environment = {"PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LC_ALL": "C"}
     path = _found(argv[0], environment["PATH"])
-    pid = os.posix_spawn(path, argv, environment, setsigmask=(), setsigdef=(signal.SIGPIPE,))
+    nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
+    pid = os.posix_spawn(
+        path,
+        argv,
+        environment,
+        file_actions=nowhere if silent else (),
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE,),
+    )
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

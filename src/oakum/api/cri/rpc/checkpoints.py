@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CheckpointContainer, CheckpointPod, RestorePod: refused, each with the reason."""
+"""CheckpointContainer where CRIU can; CheckpointPod and RestorePod are refused, each with the reason."""
 
 # ruff: noqa: N802 - the methods are named as the RPCs are
 
@@ -8,16 +8,14 @@ from __future__ import annotations
 from typing import NoReturn
 
 from oakum.api.cri._proto import cri_pb2 as pb
-from oakum.api.cri.convert.checks import present
+from oakum.api.cri.convert.checks import LONGEST_S, absolute_path, present, within
 from oakum.api.cri.rpc.base import Context, RuntimeRpcs
+from oakum.backend.protocols import Checkpointing
 from oakum.errors import Unimplemented
 
-_STREAMS = (
-    "this version makes no checkpoints: CRIU would have to give the container's streams, which its shim holds,"
-    " to another shim"
-)
 _PODS = (
-    "no format of a whole pod's checkpoint is agreed on, and the pod's namespaces outlive its processes here"
+    "no format of a whole pod's checkpoint is agreed on, the pod's namespaces outlive its processes here, and CRIU"
+    " believes whoever wrote the images that it restores"
 )
 
 
@@ -26,11 +24,18 @@ class CheckpointRpcs(RuntimeRpcs):
 
     async def CheckpointContainer(
         self, request: pb.CheckpointContainerRequest, _context: Context
-    ) -> NoReturn:
-        """Refused for a container that is there. Spec: CRI v1 CheckpointContainer."""
+    ) -> pb.CheckpointContainerResponse:
+        """An archive of a container, which runs on, where CRIU can. Spec: CRI v1 CheckpointContainer."""
         container_id = present("container_id", request.container_id)
+        location = absolute_path("location", request.location)
+        timeout_s = min(within("timeout", request.timeout, 0), LONGEST_S)
         status = await self.calls.quick(self.runtime.container_status, container_id)
-        raise Unimplemented("checkpoint container", status.id[:12], _STREAMS)
+        if not isinstance(self.runtime, Checkpointing):
+            raise Unimplemented(
+                "checkpoint container", status.id[:12], "this backend has no way to call CRIU"
+            )
+        await self.calls.patient(self.runtime.checkpoint_container, status.id, location, timeout_s=timeout_s)
+        return pb.CheckpointContainerResponse()
 
     async def CheckpointPod(self, request: pb.CheckpointPodRequest, _context: Context) -> NoReturn:
         """Refused for a pod that is there. Spec: CRI v1 CheckpointPod."""

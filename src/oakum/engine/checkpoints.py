@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint of a running container as one archive, as the kubelet's checkpoint API asks for it. It runs on.
+
+    checkpoint/       CRIU's images of its processes       config.dump   what it is, for people and tools
+    rootfs-diff.tar   what it has changed in its image     spec.dump     its config.json
+    deleted.files     what it has deleted of it            dump.log      CRIU's log
+
+These are the names that tools for such archives know. Restoring one is not offered: CRIU believes its images, so whoever
+can hand over an archive would choose what runs, and with which privileges.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import tarfile
+import tempfile
+from typing import Any, BinaryIO, Final, cast
+
+import msgspec
+
+from oakum.engine import creation, pods
+from oakum.engine.containers import Containers
+from oakum.engine.context import Context
+from oakum.engine.storage import storing
+from oakum.engine.store.records import ContainerRecord
+from oakum.errors import FailedPrecondition, InvalidArgument, Unimplemented
+
+_DIRECTORY: Final = "checkpoint"
+_CRIU: Final = "criu"
+_NETWORK_KEY: Final = "oakum-network"
+_MAX_DEPTH: Final = 256
+
+
+def problem() -> str:
+    """Why this host cannot make checkpoints; "" when it can."""
+    from oakum.oci.runtime import criu  # only checkpoints and verbose status ask
+
+    if os.geteuid() != 0:
+        return "CRIU needs root"
+    with tempfile.TemporaryDirectory(prefix="oakum-criu-") as work:
+        return criu.problem(_CRIU, work)
+
+
+def write(
+    context: Context, containers: Containers, container_id: str, location: str, *, timeout_s: int = 0
+) -> None:
+    """Write a container's checkpoint to the file `location`, at once or not at all; nobody but root can read it.
+
+    Raises:
+        NotFound, FailedPrecondition: there is no such container, or it does not run.
+        InvalidArgument: no archive can be at `location`.
+        Unimplemented: this host, or CRIU with this container, cannot do it; says why.
+    """
+    from oakum.oci.runtime import criu  # as above
+
+    record = containers.running(container_id, "checkpoint container")
+    if record.config.namespaces.pid != "container" or record.config.tty:
+        what = "a terminal" if record.config.tty else "a process namespace of others"
+        raise Unimplemented("checkpoint container", record.id[:12], f"it has {what}, which CRIU cannot carry")
+    folder = os.path.dirname(location)
+    if not os.path.isabs(location) or location.endswith("/") or not os.path.isdir(folder):
+        raise InvalidArgument(
+            "checkpoint container", f"location {location[:64]!r}", "no file in a directory that is there"
+        )
+    with context.locks.holding(record.id):
+        bundle = context.layout.bundle(record.id)
+        pods.remove_directory(bundle, _DIRECTORY)  # of a try that was killed
+        images = f"{bundle}/{_DIRECTORY}"
+        with storing("make checkpoint directory", images):
+            os.mkdir(images, 0o700)
+        try:
+            criu.call(_CRIU, "dump", _arguments(context, record, images, timeout_s), images, record.id[:12])
+            with storing("write checkpoint", location):
+                _write_archive(context, record, images, location)
+        finally:
+            pods.remove_directory(bundle, _DIRECTORY)
+
+
+def _arguments(context: Context, record: ContainerRecord, images: str, timeout_s: int) -> list[str]:
+    from oakum.oci.runtime import criu  # as above
+
+    arguments = ["-t", str(record.pid), "-D", images, "--leave-running", "--external", "mnt[]:ms"]
+    arguments += [
+        "--manage-cgroups=ignore",
+        "--shell-job",
+        "--tcp-established",
+        "--file-locks",
+        "--ext-unix-sk",
+    ]
+    arguments += criu.external(criu.stream_names(record.pid))
+    if timeout_s > 0:
+        arguments += ["--timeout", str(timeout_s)]
+    for namespace in creation.config_of(context, record.id)["linux"]["namespaces"]:
+        if namespace["type"] == "network" and namespace.get("path"):
+            arguments += ["--external", f"net[{os.stat(namespace['path']).st_ino}]:{_NETWORK_KEY}"]
+    return arguments
+
+
+def _write_archive(context: Context, record: ContainerRecord, images: str, location: str) -> None:
+    folder, name = os.path.split(location)
+    fd, temporary = tempfile.mkstemp(prefix=f".{name[:64]}.", dir=folder)  # 0600: memory is in it
+    try:
+        with os.fdopen(fd, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
+            for image in sorted(os.listdir(images)):
+                inside = image if image == "dump.log" else f"{_DIRECTORY}/{image}"
+                tar.add(f"{images}/{image}", inside, recursive=False)
+            _add(tar, "spec.dump", msgspec.json.encode(creation.config_of(context, record.id)))
+            _add(tar, "config.dump", msgspec.json.encode(_facts(record)))
+            _add_changes(tar, context.snapshotter.container_directory(record.id))
+            file.flush()
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.rename(temporary, location)
+    except BaseException:  # whatever it is, half an archive is none; it goes on upwards
+        os.unlink(temporary)
+        raise
+
+
+def _facts(record: ContainerRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "name": record.config.metadata.name,
+        "rootfsImage": record.config.image,
+        "rootfsImageRef": record.image_id,
+        "rootfsImageName": record.image_ref,
+        "runtime": "oakum",
+        "createdTimeNs": record.created_at_ns,
+    }
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = len(data), 0o600
+    tar.addfile(info, io.BytesIO(data))
+
+
+# ---- what it has changed in its image
+
+
+def _add_changes(tar: tarfile.TarFile, directory: str) -> None:
+    """Add rootfs-diff.tar and deleted.files from the writable layer, which the container goes on to write to."""
+    with tempfile.TemporaryFile() as kept:
+        with tarfile.open(fileobj=kept, mode="w", format=tarfile.PAX_FORMAT) as inner:
+            changes = _Changes(inner)
+            top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                changes.add_all(top, "", 0)
+            finally:
+                os.close(top)
+        info = tarfile.TarInfo("rootfs-diff.tar")
+        info.size, info.mode = kept.tell(), 0o600
+        kept.seek(0)
+        tar.addfile(info, kept)
+    _add(tar, "deleted.files", msgspec.json.encode(changes.deleted))
+
+
+class _Changes:
+    """A writable layer on its way into an archive; goes by descriptors, and what goes away meanwhile is left out."""
+
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self._tar = tar
+        self.deleted: list[str] = []
+
+    def add_all(self, directory_fd: int, path: str, depth: int) -> None:
+        """Add what is in a directory, whose path ends in a slash unless it is the top."""
+        if depth > _MAX_DEPTH:
+            raise FailedPrecondition(
+                "checkpoint container", path[:64], f"its files are nested over {_MAX_DEPTH} deep"
+            )
+        for name in sorted(os.listdir(directory_fd)):
+            try:
+                found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+                self._add(directory_fd, name, f"{path}{name}", found)
+                if stat.S_ISDIR(found.st_mode):
+                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                    inner = os.open(name, flags, dir_fd=directory_fd)
+                    try:
+                        self.add_all(inner, f"{path}{name}/", depth + 1)
+                    finally:
+                        os.close(inner)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+
+    def _add(self, directory_fd: int, name: str, path: str, found: os.stat_result) -> None:
+        mode = found.st_mode
+        info = tarfile.TarInfo(path)
+        info.mode, info.mtime = stat.S_IMODE(mode), found.st_mtime
+        info.uid, info.gid = found.st_uid, found.st_gid
+        if stat.S_ISREG(mode):
+            self._add_file(directory_fd, name, info)
+            return
+        if stat.S_ISCHR(mode) and found.st_rdev == 0:
+            # overlay's mark for what is gone. Source: Documentation/filesystems/overlayfs.rst
+            self.deleted.append(path)
+            return
+        if stat.S_ISDIR(mode):
+            info.type = tarfile.DIRTYPE
+        elif stat.S_ISLNK(mode):
+            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=directory_fd)
+        elif stat.S_ISFIFO(mode):
+            info.type = tarfile.FIFOTYPE
+        elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            info.type = tarfile.CHRTYPE if stat.S_ISCHR(mode) else tarfile.BLKTYPE
+            info.devmajor, info.devminor = os.major(found.st_rdev), os.minor(found.st_rdev)
+        else:
+            return  # a socket: without its process it is nothing
+        self._tar.addfile(info)
+
+    def _add_file(self, directory_fd: int, name: str, info: tarfile.TarInfo) -> None:
+        # it may be another thing by now: never waited for, never followed
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, dir_fd=directory_fd), "rb") as file:
+            now = os.fstat(file.fileno())
+            if stat.S_ISREG(now.st_mode):
+                info.size = now.st_size
+                self._tar.addfile(info, cast("BinaryIO", _Padded(file)))
+
+
+class _Padded:
+    """A file that may be cut short while it is read: what is missing is zeros, for its size is said already."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        """As many bytes as asked for."""
+        data = self._file.read(size)
+        return data + bytes(size - len(data))
