@@ -138,11 +138,13 @@ class Box:
         self.shim = self.connect()
 
     def kill_shim(self) -> None:
-        """SIGKILL, and wait until its lock is free."""
+        """SIGKILL, and wait until nothing of it serves any more."""
+        supervisor = self.supervisor_pid()
         pidfd = os.pidfd_open(self.pid)
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)
         eventually(lambda: not alive(self.pid), "the shim is dead")
+        eventually(lambda: not supervisor or not alive(supervisor), "its supervisor is dead")
 
     def close(self) -> None:
         """Shut down, by force if need be."""
