@@ -10,6 +10,7 @@ start; until then the process has been running for some milliseconds without the
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import posixpath
@@ -28,6 +29,7 @@ from oakum.docker.labels import Labels, read_labels
 from oakum.docker.layout import Layout
 from oakum.docker.mounts import Mounts
 from oakum.docker.objects import Objects
+from oakum.docker.removal import remove_from_docker
 from oakum.docker.users import Users
 from oakum.engine import cdi, host
 from oakum.engine.locks import Locks
@@ -43,16 +45,17 @@ from oakum.errors import (
     NotFound,
     OakumError,
     SystemFailure,
+    Unimplemented,
 )
 from oakum.oci.cgroups import Cgroup
 from oakum.oci.cgroups import Layout as CgroupLayout
 from oakum.oci.spec import parse_resources
 
+log = logging.getLogger(__name__)
+
 _JOIN_S: Final = 120.0
 _CALL_S: Final = 60.0
 _DRAIN_S: Final = 10.0
-_GONE_S: Final = 30.0
-_POLL_S: Final = 0.05
 
 
 class Logs(Protocol):
@@ -268,12 +271,15 @@ class Containers:
     def _set_own(self, container_id: str, cgroup_path: str, own: Resources) -> None:
         """Set the limits that Docker knows nothing of; without them the container must not go on. Raises OakumError."""
         try:
+            if own.unified and self._cgroups.mode != "v2":
+                raise Unimplemented("limit container", "unified", "this host is not pure cgroup v2")
             warnings = Cgroup(self._cgroups, cgroup_path).apply(parse_resources(linux_resources(own)))
-            if warnings:
-                raise SystemFailure("limit container", container_id[:12], "; ".join(warnings))
         except OakumError:
             self._kill(container_id)
             raise
+        # A kubelet says a limit for every size of page that the node has, and a kernel may lack the controller.
+        for warning in warnings:
+            log.warning("limit", extra={"fields": {"container": container_id[:12], "warning": warning}})
 
     # ending
 
@@ -311,7 +317,7 @@ class Containers:
                 self._kill(container_id)
             if labels.log_path and row["State"]["Status"] != "created":
                 self._drain(container_id)
-            self._delete(container_id)
+            remove_from_docker(self._client, container_id)
             self._mounts.release(labels.mounts_key)
         self._logs.forget(container_id)
         pods.remove_directory(self._layout.containers, container_id)
@@ -322,22 +328,6 @@ class Containers:
         except (DeadlineExceeded, SystemFailure):
             # A log that cannot be written (a full disk) must not keep the container: `forget` writes what it can.
             return
-
-    def _delete(self, container_id: str) -> None:
-        deadline = time.monotonic() + _GONE_S
-        while True:
-            try:
-                self._client.delete(
-                    f"/containers/{container_id}", query={"force": 1, "v": 1}, deadline_s=_CALL_S
-                )
-                return
-            except NotFound:
-                return
-            except FailedPrecondition:
-                # "removal is already in progress": by whoever it is, its end is what was asked for
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_POLL_S)
 
     def _kill(self, container_id: str) -> None:
         try:

@@ -26,12 +26,14 @@ from oakum.docker.client import DockerClient
 from oakum.docker.labels import Labels, read_labels
 from oakum.docker.layout import Layout
 from oakum.docker.objects import Objects
+from oakum.docker.removal import remove_from_docker
 from oakum.engine.attachments import attachment_options, with_dns_of
 from oakum.engine.locks import Locks
 from oakum.engine.spec.resources import check, linux_resources, merge, said_by
 from oakum.engine.storage import storing
 from oakum.errors import AlreadyExists, ImageNotFound, NotFound, OakumError, SystemFailure
 from oakum.linux.mount import bind_file, unmount
+from oakum.model.ids import is_id
 from oakum.network.attachment import Attachment
 from oakum.network.choice import ChosenNetwork
 from oakum.oci.cgroups import Cgroup
@@ -242,6 +244,13 @@ class Sandboxes:
         self.unpin(sandbox_id)
         pods.remove_directory(self._layout.pods, sandbox_id)
 
+    def _forget_if_lost(self, sandbox_id: str) -> None:
+        """Tidy up after a sandbox that somebody removed from Docker behind our back."""
+        if is_id(sandbox_id) and os.path.isdir(self._layout.pod(sandbox_id)):
+            with self._locks.holding(sandbox_id) as lock:
+                self.forget_lost(sandbox_id)
+                lock.release(gone=True)
+
     def _forget(self, sandbox_id: str, labels: Labels) -> None:
         pods.remove_directory(self._layout.pods, sandbox_id)
         if labels.cgroup_parent.startswith(f"{OWN_CGROUPS}/"):
@@ -274,17 +283,14 @@ class Sandboxes:
             return
 
     def delete_container(self, container_id: str) -> None:
-        """Remove a container of Docker with its anonymous volumes; succeeds for what is gone. Raises OakumError."""
-        query = {"force": 1, "v": 1}
-        try:
-            self._client.delete(f"/containers/{container_id}", query=query, deadline_s=_KILL_S)
-        except NotFound:
-            return
+        """Remove a container of Docker; succeeds for what is gone. Raises OakumError."""
+        remove_from_docker(self._client, container_id)
 
     def stop(self, sandbox_id: str) -> None:
         """Stop containers and network; succeeds for what is gone."""
         found = self._objects.lookup("sandbox", sandbox_id)
         if found is None:
+            self._forget_if_lost(sandbox_id)
             return
         _, row = found
         with self._locks.holding(row["Id"]):
@@ -308,6 +314,7 @@ class Sandboxes:
         """Remove a sandbox and its containers; succeeds for what is gone."""
         found = self._objects.lookup("sandbox", sandbox_id)
         if found is None:
+            self._forget_if_lost(sandbox_id)
             return
         labels, row = found
         with self._locks.holding(row["Id"]) as lock:
