@@ -25,6 +25,8 @@ from oakum.errors import DeadlineExceeded, NotFound, OakumError, Unavailable
 from oakum.network.settings import NetworkSettings
 from tests.kernel.oci_cli_box import IMAGE, image_archive
 from tests.support.docker_peer import DockerPeer
+from tests.support.fake_registry import FakeRegistry, Fault
+from tests.support.images import build_image, busybox_layer
 from tests.support.patience import eventually
 
 _numbers = itertools.count()
@@ -286,3 +288,45 @@ def test_an_exec_that_takes_too_long_is_killed_with_all_that_it_started_even_if_
         os.kill(node.peer.pid, signal.SIGCONT)
     assert [type(error) for error in outcome] == [DeadlineExceeded]
     assert names() == before
+
+
+def test_a_pull_cut_midway_by_dockerds_end_says_so_and_the_next_one_brings_the_image(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    # this dockerd reaches the machine's loopback
+    directory = tmp_path_factory.mktemp("dp")
+    image = build_image([busybox_layer()], {"Cmd": ["sh"]})
+    with (
+        FakeRegistry() as registry,
+        DockerPeer(str(directory), own_network=False, live_restore=True) as peer,
+    ):
+        registry.add("a/b", "1", image)
+        name = f"{registry.address}/a/b:1"
+        backend = DockerBackend(
+            peer.host, root=f"{tmp_path}/r", state=f"{tmp_path}/s", network=NetworkSettings("builtin")
+        )
+        try:
+            layer = image.layers[0].digest
+            hold = threading.Event()
+            registry.fault(layer, Fault(hold=hold, hold_after=1000))
+            failed: list[OakumError] = []
+
+            def pull() -> None:
+                try:
+                    backend.pull_image(name)
+                except OakumError as error:
+                    failed.append(error)
+
+            thread = threading.Thread(target=pull)
+            thread.start()
+            eventually(lambda: registry.requests(layer))
+            peer.kill()
+            thread.join(60)
+            hold.set()
+            assert [type(error) for error in failed] == [Unavailable]
+            peer.start()
+            assert backend.image_status(name) is None
+            backend.pull_image(name)
+            assert backend.image_status(name) is not None
+        finally:
+            backend.close()
