@@ -181,7 +181,9 @@ def test_ten_thousand_idle_connections_keep_nobody_out(target: Target) -> None:
             # whoever is connected goes on, and what is too many has been told at once
             assert target.client.status(target.ids["running"]).status.id == target.ids["running"]
             eventually(lambda: sum(map(is_closed, idle)) >= 9_000, timeout_s=30)
-            assert target.resources()[0] - before <= 400
+            # a refused one may take a moment to be closed, but they never pile up
+            assert target.resources()[0] - before <= 5_000
+            eventually(lambda: target.resources()[0] - before <= 300, timeout_s=30)
             # and a new one gets in as soon as those that say nothing have been told, too
             eventually(lambda: says_version(target.socket), timeout_s=60)
     finally:

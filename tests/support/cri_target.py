@@ -192,6 +192,8 @@ class Target:
             request.container_id = (
                 "0" * 64 if rpc.startswith(("Stop", "Remove", "Start")) else self.ids["running"]
             )
+        if rpc == "CheckpointContainer":
+            request.location = f"{self.world.directory}/checkpoint.tar"
         if "cmd" in fields:
             request.cmd.extend(["true"])
         if "stdout" in fields:

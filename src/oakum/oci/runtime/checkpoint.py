@@ -75,9 +75,8 @@ def checkpoint(root: str, container_id: str, options: CheckpointOptions) -> None
     """Write a container into `options.images`; it is deleted afterwards unless it is to go on.
 
     Raises:
-        FailedPrecondition: it does not run.
+        FailedPrecondition: it does not run, or CRIU failed; the container runs on.
         Unimplemented: CRIU does not work here, or cannot carry something of this container.
-        SystemFailure: CRIU failed; the container runs on.
     """
     container = Container.find(root, container_id)
     with container.directory.lock():

@@ -10,7 +10,7 @@ import os
 import signal
 from typing import Final
 
-from oakum.errors import SystemFailure, Unimplemented
+from oakum.errors import FailedPrecondition, Unimplemented
 
 _LOG_LIMIT_BYTES: Final = 8 << 20
 _CHECK_LOG: Final = "check.log"
@@ -34,7 +34,7 @@ def call(program: str, action: str, arguments: list[str], work: str, subject: st
 
     Raises:
         Unimplemented: it is not there or does not work on this host.
-        SystemFailure: it failed.
+        FailedPrecondition: there is something of this container that it cannot carry, or of the images.
     """
     log = f"{action}.log"
     try:
@@ -46,7 +46,7 @@ def call(program: str, action: str, arguments: list[str], work: str, subject: st
         # only what fails is asked for the deeper reason
         if why := problem(program, work):
             raise Unimplemented(action, subject, f"CRIU does not work on this host: {why}")
-        raise SystemFailure(
+        raise FailedPrecondition(
             action, subject, said(f"{work}/{log}") or f"criu ended with {code}", hint=f"see {work}/{log}"
         )
 
