@@ -22,8 +22,10 @@ BENCHMARKS = {
     # first: rented disks are fast only until their credit is spent
     "pull": "pull and unpack of a big image",
     "init": "one container's life below a shim, and runc's",
+    "oci": "oakum oci and runc on one bundle",
     "pod": "a pod's life over CRI",
     "size": "500 containers listed and measured",
+    "dockershim": "CRI over Docker, and Docker's own API",
     "run": "oakum run --rm IMAGE true",
 }
 

@@ -20,7 +20,7 @@ from oakum.shim.client import ContainerRequest, SandboxRequest, ShimClient, spaw
 from oakum.shim.client import ExecRequest as ShimExec
 
 PEER = "runc"
-_CGROUP = f"/oakum-bench-init-{os.getpid()}"
+CGROUP = f"/oakum-bench-init-{os.getpid()}"
 
 
 def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
@@ -29,7 +29,7 @@ def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
     template = make_bundle(f"{directory}/bundle", ["true"])
     long_lived = make_bundle(f"{directory}/sleeper", ["sleep", "600"])
     with ExitStack() as stack:
-        stack.callback(remove_cgroups, _CGROUP)
+        stack.callback(remove_cgroups, CGROUP)
         stack.callback(end_zygote, state)
         shim = start_shim(stack, state)
         sleeper = new_id()
@@ -86,7 +86,7 @@ def start_shim(stack: ExitStack, state: str) -> ShimClient:
     os.makedirs(pod)
     names = ("network", "ipc", "uts")
     request = SandboxRequest(
-        sandbox, pod, create_namespaces=names, hostname="bench", cgroup_path=f"{_CGROUP}/{sandbox}"
+        sandbox, pod, create_namespaces=names, hostname="bench", cgroup_path=f"{CGROUP}/{sandbox}"
     )
     shim = spawn_shim(state, request)
     stack.callback(shutil.rmtree, pod, ignore_errors=True)

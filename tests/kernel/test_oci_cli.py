@@ -361,15 +361,21 @@ def test_the_spec_it_writes_is_one_it_runs(runtime: Runtime) -> None:
 def test_features_are_a_document_that_says_what_is_not_there(runtime: Runtime) -> None:
     document = json.loads(runtime("features").stdout)
     assert "createContainer" in document["hooks"]
-    assert document["linux"]["cgroup"]["systemd"] is False
+    assert document["linux"]["cgroup"]["systemd"] is True
     assert document["linux"]["intelRdt"] == {"enabled": False}
     assert "time" in document["linux"]["namespaces"]
 
 
-def test_the_systemd_driver_is_refused_and_not_pretended(runtime: Runtime) -> None:
-    runtime.write("true")
-    done = runtime("--systemd-cgroup", "create", "-b", runtime.bundle, runtime.new_id(), check=False)
-    assert (done.returncode, "cgroupfs" in done.stderr) == (1, True)
+def test_without_systemd_its_driver_says_so_and_nothing_stays(runtime: Runtime) -> None:
+    for path, said in (("/a/path", "slice:prefix:name"), ("system.slice:box:none", "connect to systemd")):
+        runtime.write("true", linux={"cgroupsPath": path})
+        done = runtime("--systemd-cgroup", "create", "-b", runtime.bundle, runtime.new_id(), check=False)
+        assert (done.returncode, said in done.stderr) == (1, True), done.stderr
+    assert runtime("list", "-q").stdout == ""
+    assert not any(
+        os.path.exists(f"{tree.mountpoint}/system.slice/box-none.scope")
+        for tree in runtime.box.layout.hierarchies
+    )
 
 
 def test_usage_errors(runtime: Runtime) -> None:

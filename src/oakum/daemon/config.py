@@ -4,6 +4,7 @@
     root = "/var/lib/oakum"        # durable: images, containers, the database
     state = "/run/oakum"           # gone after a reboot: sockets, pinned namespaces
     drain_s = 10                   # seconds that calls in flight get when the server ends
+    cgroup_driver = "auto"         # systemd, cgroupfs; auto: systemd where it is init. A kubelet asks for it
     backend = "native"             # native, docker: who runs a pod that names no runtime handler
 
     [log]
@@ -58,6 +59,7 @@ from oakum.network.settings import (
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 BackendName = Literal["native", "docker"]
+CgroupDriver = Literal["auto", "cgroupfs", "systemd"]
 
 _UNIX = "unix://"
 
@@ -120,6 +122,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cri: CriConfig = CriConfig()
     streaming: StreamsConfig = StreamsConfig()
     backend: BackendName = "native"
+    cgroup_driver: CgroupDriver = "auto"
     docker: DockerConfig = DockerConfig()
 
     def uses_docker(self) -> bool:

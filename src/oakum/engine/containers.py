@@ -15,7 +15,7 @@ import msgspec
 
 from oakum.backend.config import ContainerConfig, Resources, SandboxConfig
 from oakum.backend.status import ContainerUser
-from oakum.engine import creation, oom, pods
+from oakum.engine import creation, oom, pods, scopes
 from oakum.engine.catalog import Catalog
 from oakum.engine.context import Context
 from oakum.engine.images import Images
@@ -171,7 +171,24 @@ class Containers(Catalog):
 
     def start(self, container_id: str) -> None:
         """Start a created container."""
-        self._start(container_id, lambda client, request: client.create_and_start(request))
+
+        def steps(client: ShimClient, request: ContainerRequest) -> Created:
+            if not scopes.is_scope(self.need(container_id)):
+                return client.create_and_start(request)
+            created = self._create_in_scope(client, request)
+            return created._replace(started_at_ns=client.start(request.container_id))
+
+        self._start(container_id, steps)
+
+    def _create_in_scope(self, client: ShimClient, request: ContainerRequest) -> Created:
+        """Have it created, and its group known to systemd before its first instruction."""
+        created = client.create(request)
+        try:
+            scopes.adopt(self._context, self.need(request.container_id), created.pid)
+        except OakumError:
+            client.delete(request.container_id)
+            raise
+        return created
 
     def start_attached(
         self, container_id: str, *, stdin: bool, backpressure: bool, rows: int, columns: int
@@ -181,7 +198,7 @@ class Containers(Catalog):
         sandbox_id = self.need(container_id).sandbox_id
 
         def steps(client: ShimClient, request: ContainerRequest) -> Created:
-            created = client.create(request)
+            created = self._create_in_scope(client, request)
             with self._connect(sandbox_id) as second:
                 streams.append(second.attach(request.container_id, stdin=stdin, backpressure=backpressure))
             if rows and columns and request.tty:
@@ -210,7 +227,10 @@ class Containers(Catalog):
             state = self.state(record)
             if state != "created" or record.phase != "created":
                 raise FailedPrecondition(
-                    "start container", record.id[:12], f"it is {state}", hint="a pod's container is started once"
+                    "start container",
+                    record.id[:12],
+                    f"it is {state}",
+                    hint="a pod's container is started once",
                 )
             if sandbox.phase != "ready" or not shim_lives(sandbox):
                 raise FailedPrecondition("start container", record.id[:12], "its sandbox is not ready")
@@ -331,6 +351,7 @@ class Containers(Catalog):
             record = msgspec.structs.replace(record, phase="removing")
             self._context.store.update_container(record)
         self.forget_in_shim(record)
+        scopes.release(record)
         ended = record.exit or read_exit(self._context.layout.bundle(record.id))
         if ended is not None and record.exit is None:
             # Who is told of the removal (engine.events) is told how it ended, too.
@@ -386,7 +407,9 @@ class Containers(Catalog):
             limits.check(merged)
             if state in ("running", "paused"):
                 with self._connect(record.sandbox_id) as client:
-                    client.update(record.id, limits.linux_resources(limits.said_by(change, merged)))
+                    said = limits.linux_resources(limits.said_by(change, merged))
+                    scopes.change(self._context, record, said)
+                    client.update(record.id, said)
                 if change.oom_score_adj is not None:
                     oom.set_score(self._context, record.cgroup_path, change.oom_score_adj)
             elif state == "created":

@@ -27,8 +27,15 @@ if TYPE_CHECKING:
 class Context:
     """One engine's parts. Thread-safe."""
 
-    def __init__(self, root: str, state: str, network: NetworkSettings | None = None) -> None:
-        """`network` None follows the environment: OAKUM_NETWORK and its like."""
+    def __init__(
+        self,
+        root: str,
+        state: str,
+        network: NetworkSettings | None = None,
+        cgroup_driver: str = "auto",
+    ) -> None:
+        """`network` None follows the environment: OAKUM_NETWORK and its like. For `cgroup_driver` see `scopes`."""
+        self.cgroup_driver = cgroup_driver
         self._network_settings = network
         self.layout = Layout(root, state)
         self.locks = Locks(self.layout.locks)

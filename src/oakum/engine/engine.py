@@ -31,10 +31,19 @@ class Engine:
     """
 
     def __init__(
-        self, root: str = DEFAULT_ROOT, state: str = DEFAULT_STATE, *, network: NetworkSettings | None = None
+        self,
+        root: str = DEFAULT_ROOT,
+        state: str = DEFAULT_STATE,
+        *,
+        network: NetworkSettings | None = None,
+        cgroup_driver: str = "auto",
     ) -> None:
-        """`network` says who makes networks; without it the environment does (OAKUM_NETWORK)."""
-        self._context = Context(root, state, network)
+        """`network` says who makes networks; without it the environment does (OAKUM_NETWORK).
+
+        `cgroup_driver` "systemd" makes scopes of the containers in slices, "cgroupfs" does not, "auto" does where systemd is
+        this machine's init.
+        """
+        self._context = Context(root, state, network, cgroup_driver)
         self._namespaces = Namespaces(self._context)
 
     @property

@@ -27,7 +27,9 @@ _GLOBAL: Final = (
     Option("text", ("log-format",), "the form of log lines: text or json"),
     Option("text", ("root",), f"the state directory (default: {_DEFAULT_ROOT})"),
     Option("text", ("criu",), "the program for checkpoints (default: criu)"),
-    Option("flag", ("systemd-cgroup",), "refused: control groups are managed directly"),
+    Option(
+        "flag", ("systemd-cgroup",), "have systemd manage control groups; cgroupsPath is slice:prefix:name"
+    ),
     Option("text", ("rootless",), "ignored"),
     Option("flag", ("help", "h"), "show help"),
     Option("flag", ("version", "v"), "print the version"),
@@ -106,6 +108,9 @@ def _run(name: str, command: Command, given: Parsed, caller: Caller, *, sealed: 
         sys.stdout.write(_help(name, command))
         return _usage_error(wrong, caller)
     call = Call(given.text("root") or _default_root(), caller, parsed, given)
+    from oakum.cli.oci.systemd import offer
+
+    offer()
     try:
         _guard(name, parsed, sealed=sealed)
         return command.act(call)

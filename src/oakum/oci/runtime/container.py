@@ -19,6 +19,7 @@ from oakum.oci.cgroups.group import Cgroup
 from oakum.oci.cgroups.layout import detect_layout, normalise_path
 from oakum.oci.gate import close_gate, is_waiting, open_gate
 from oakum.oci.runtime.state import Directory, Record, list_ids, start_ticks
+from oakum.oci.runtime.units import units
 from oakum.oci.spec import Hook, LinuxResources
 
 OCI_VERSION: Final = "1.3.0"
@@ -186,6 +187,8 @@ class Container:
         """Change its limits; returns warnings. Raises FailedPrecondition, SystemFailure, Unimplemented."""
         with self.directory.lock():
             self.require("created", "running", "paused")
+            if self.record.systemd:
+                units().change(self.record.cgroup_path, resources)
             warnings = self.cgroup.apply(resources)
             spec = self.directory.load_spec()
             linux = spec.setdefault("linux", {})
@@ -288,6 +291,11 @@ def destroy(container: Container) -> list[str]:
         container.cgroup.remove()
     close_gate(container.directory.path)
     warnings: list[str] = []
+    if container.record.systemd:
+        try:
+            units().release(container.record.cgroup_path)
+        except OakumError as failure:
+            warnings.append(failure.brief)  # it forgets empty scopes by itself, sooner or later
     if hooks := container.hooks("poststop"):
         # few containers have hooks
         import json

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from oakum.errors import InvalidArgument, OakumError, SystemFailure
+from oakum.errors import AlreadyExists, InvalidArgument, OakumError, SystemFailure
 from oakum.linux.durable import write_file_fast
 from oakum.linux.fd import Fd
+from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import normalise_path
 from oakum.oci.container import ContainerProcess, CreateRequest, Status
 from oakum.oci.container import create as clone_container
@@ -23,6 +24,7 @@ from oakum.oci.hooks import run_hooks
 from oakum.oci.plan import DEFAULT_DEVICES
 from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy, end
 from oakum.oci.runtime.state import Directory, Record, start_ticks
+from oakum.oci.runtime.units import units
 from oakum.oci.spec import Spec, parse
 
 if TYPE_CHECKING:
@@ -98,9 +100,13 @@ def create(root: str, container_id: str, options: CreateOptions) -> Created:
         raise InvalidArgument("create container", "$.root", "missing: the spec has no root file system")
     _check_console(process.get("terminal") or False, options)
     linux = spec.setdefault("linux", {})
-    wanted = linux.get("cgroupsPath") or f"/{container_id}"
+    default = f"system.slice:oakum:{container_id}" if options.systemd_cgroup else f"/{container_id}"
+    wanted = linux.get("cgroupsPath") or default
     _check_cgroup_path(wanted, options)
     linux["cgroupsPath"] = wanted = normalise_path(wanted)
+    if options.systemd_cgroup and Cgroup(detect_layout(), wanted).processes():
+        # Before anything of ours is in it: undoing would end the one who has it.
+        raise AlreadyExists("create container", f"unit {os.path.basename(wanted)}", "already has processes")
     _allow_default_devices(spec)
     program, flags = _filter(spec, options)
     record = Record(
@@ -113,6 +119,7 @@ def create(root: str, container_id: str, options: CreateOptions) -> Created:
         cgroup_path=wanted,
         annotations=spec.get("annotations") or {},
         seccomp_flags=flags,
+        systemd=options.systemd_cgroup,
     )
     directory = Directory(root, container_id)
     directory.make()
@@ -159,6 +166,8 @@ def _launch(container: Container, spec: Spec, program: bytes, options: CreateOpt
     try:
         container.record = container.record._replace(pid=child.pid, start_ticks=start_ticks(child.pid) or 0)
         container.directory.save(container.record)
+        if container.record.systemd:
+            _adopt(container, spec, child.pid)
         status = child.wait_status(_CREATE_TIMEOUT_S)
         if status.stage == "mounted":
             status = _run_hooks(container, spec, child)
@@ -173,6 +182,14 @@ def _launch(container: Container, spec: Spec, program: bytes, options: CreateOpt
         child.abort()
         raise
     return Created(container, child, console, status.warnings)
+
+
+def _adopt(container: Container, spec: Spec, pid: int) -> None:
+    """Give the group to systemd, and set again what it may have set in its own way."""
+    path = container.record.cgroup_path
+    limits = (spec.get("linux") or {}).get("resources") or {}
+    units().adopt(path, pid, limits, description=f"container {container.id}")
+    container.cgroup.apply({**limits, "devices": []})
 
 
 def connect_listener(spec: Spec, state: dict[str, Any]) -> Listener | None:
@@ -242,12 +259,11 @@ def _check_console(terminal: bool, options: CreateOptions) -> None:  # noqa: FBT
 
 
 def _check_cgroup_path(path: str, options: CreateOptions) -> None:
-    if options.systemd_cgroup:
+    if options.systemd_cgroup and (path.count(":") != 2 or "/" in path):
         raise InvalidArgument(
             "create container",
-            "--systemd-cgroup",
-            "this runtime manages control groups itself and does not speak with systemd",
-            hint="configure the caller for the cgroupfs driver",
+            "$.linux.cgroupsPath",
+            f'expected cgroupsPath to be of format "slice:prefix:name" for systemd cgroups, got {path!r} instead',
         )
     if ".." in path.split("/"):
         raise InvalidArgument("create container", "$.linux.cgroupsPath", f"{path!r} has '..' in it")

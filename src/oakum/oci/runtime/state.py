@@ -45,6 +45,7 @@ class Record(NamedTuple):
     pid: int = 0
     start_ticks: int = 0
     seccomp_flags: int = 0
+    systemd: bool = False
 
 
 def _wrong_members(record: Record, container_id: str) -> str:
@@ -54,6 +55,8 @@ def _wrong_members(record: Record, container_id: str) -> str:
     for name, value in record._asdict().items():
         if name in numbers:
             fine = type(value) is int and value >= 0
+        elif name == "systemd":
+            fine = isinstance(value, bool)
         elif name == "annotations":
             fine = isinstance(value, dict)
         else:
@@ -128,7 +131,10 @@ class Directory:
         """The record. Raises NotFound, DataLoss."""
         try:
             data: Any = json.loads(self._read(STATE))
-            record = Record(**{name: data[name] for name in Record._fields})
+            # A record of before there was a systemd driver does not have the last one.
+            record = Record(
+                **{name: data[name] for name in Record._fields if name != "systemd" or name in data}
+            )
         except FileNotFoundError as failure:
             if os.path.isdir(self.path):
                 raise self.damaged("it was never finished") from failure
