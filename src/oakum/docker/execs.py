@@ -45,7 +45,7 @@ _DRAIN_S: Final = 1.0
 # How often a caller that waits is asked whether it still wants to.
 _ASK_S: Final = 0.25
 # A command that is silent for so long is asked after.
-_LOOK_S: Final = 0.05
+_LOOK_S: Final = 0.25
 _BEGIN_S: Final = 30.0
 # How long one that was given up before it began may yet begin.
 _LATE_S: Final = 2.0

@@ -18,6 +18,9 @@ _STREAMS: Final = (b"stdout", b"stderr")
 # how every entry begins: its source
 _HEADS: Final = tuple(b"\x0a\x06" + stream for stream in _STREAMS)
 _HEAD_BYTES: Final = 4 + 8
+# of nine bytes: the bit that says that more follow, set in all but the last
+_MORE: Final = int("80" * 9, 16)
+_MORE_OF_NINE: Final = int("80" * 8, 16)
 
 
 class Encoded(NamedTuple):
@@ -55,7 +58,11 @@ class Encoder:
         return Encoded(b"".join(lines), at, damaged)
 
     def _line(self, entry: bytes) -> bytes:
-        time_ns, source, line, partial = parse_entry(entry)
+        # as nearly all are: times of our age have nine bytes, the line ends the entry
+        if len(entry) > 19 and entry[8] == 0x10 and entry[18] == 0x1A and entry[19] == len(entry) - 20 < 0x80:
+            time_ns, source, line, partial = _nine_bytes(entry[9:18]), entry[2:8], entry[20:], False
+        else:
+            time_ns, source, line, partial = parse_entry(entry)
         second, fraction = divmod(time_ns, 1_000_000_000)
         if second != self._second:
             t = time.gmtime(second)
@@ -103,6 +110,16 @@ def parse_entry(entry: bytes, *, head_only: bool = False) -> tuple[int, bytes, b
     if source not in _STREAMS or time_ns <= 0 or (at != len(entry) and not head_only):
         raise Damaged("not an entry")
     return time_ns, source, line, partial and not last
+
+
+def _nine_bytes(data: bytes) -> int:
+    """A number of nine bytes, seven bits in each. Raises Damaged."""
+    value = int.from_bytes(data, "little")
+    if value & _MORE != _MORE_OF_NINE:
+        raise Damaged("a number of another length")
+    value = (value & 0x7F007F007F007F007F) | (value & 0x7F007F007F007F00) >> 1
+    value = (value & 0x3FFF00003FFF00003FFF) | (value & 0x3FFF00003FFF0000) >> 2
+    return (value & 0xFFFFFFF) | (value >> 32 & 0xFFFFFFF) << 28 | (value >> 64) << 56
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
