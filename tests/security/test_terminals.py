@@ -73,9 +73,9 @@ def test_cve_2025_52565_control(runtime: Runtime, decoy: Path) -> None:
     assert naive(script, rootfs).stdout == decoy.read_text()
 
 
-@pytest.fixture
-def race(tmp_path: Path) -> Iterator[Race]:
-    """/dev is the image's and holds two directories that change places: one for a devpts, one with links to a decoy."""
+@pytest.fixture(params=["link", "file"])
+def race(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Race]:
+    """/dev is the image's and holds two directories that change places: one for a devpts, one with decoys."""
     root, outside = tmp_path / "root", tmp_path / "outside"
     root.mkdir()
     # On an overlay what is mounted on a name goes when the name changes; there would be no devpts any more.
@@ -87,7 +87,10 @@ def race(tmp_path: Path) -> Iterator[Race]:
     outside.mkdir()
     (outside / "decoy").write_text("of the attacker\n")
     for name in ("ptmx", *map(str, range(8))):
-        os.symlink(outside / "decoy", root / "dev/other" / name)
+        if request.param == "link" or name == "ptmx":
+            os.symlink(outside / "decoy", root / "dev/other" / name)
+        else:
+            (root / "dev/other" / name).write_text("of the attacker\n")
     try:
         with swapping(root / "dev", "pts", "other"):
             yield Race(root, outside)
