@@ -49,10 +49,7 @@ def run(
     sock: sockets.Socket, request: SandboxRequest, makers: Makers = MAKERS, quiet_s: float = QUIET_S
 ) -> int:
     """Be the shim of a sandbox until it is shut down; `sock` is who asked for it."""
-    os.setsid()
-    process.set_name("oakum shim")
-    process.set_title("oakum shim " + request.sandbox_id)
-    process.set_child_subreaper(True)
+    settle(request.sandbox_id)
 
     client_fd = sock.detach()
 
@@ -62,6 +59,14 @@ def run(
         return supervisor.resume(left, link, makers, quiet_s)
 
     return Keeper(life, [client_fd]).run()
+
+
+def settle(sandbox_id: str) -> None:
+    """Be a session of our own, with a name, and the parent of what the sandbox's processes leave behind."""
+    os.setsid()
+    process.set_name("oakum shim")
+    process.set_title("oakum shim " + sandbox_id)
+    process.set_child_subreaper(True)
 
 
 class Keeper:

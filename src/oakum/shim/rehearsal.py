@@ -18,12 +18,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from oakum.linux import process, sockets
-from oakum.linux.fd import Fd
+from oakum.linux.fd import Fd, pipe
 from oakum.oci.wire import Channel
 from oakum.shim import keeper, supervisor, wire
-from oakum.shim.handover import END, HANDED_OVER, receive
+from oakum.shim.handover import END, HANDED_OVER, OVER, Left, Parcel, receive
+from oakum.shim.logs import Log
 from oakum.shim.loop import report
-from oakum.shim.makers import fork_beside
 from oakum.shim.pod import Makers, Pod, Stdio
 from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
 from oakum.shim.worker import Result
@@ -32,9 +32,9 @@ _NAME: Final = "rehearsal"
 _LOG_NAME: Final = "container.log"
 _ROUNDS: Final = 3
 _LIMIT_S: Final = 5.0
-_QUIET_S: Final = 0.004
-# Long enough for the keeper to be alone.
-_REST_S: Final = 0.02
+# Lives of supervisors in the keeper's part, and how long the keeper has to itself between two lines of output.
+_LIVES: Final = 6
+_PAUSE_S: Final = 0.0005
 _TEXT: Final = b"Is this a log which I see before me?\n"
 
 
@@ -76,7 +76,7 @@ def _too_long(_number: int, _frame: object) -> None:
 def _play_supervisor(directory: str) -> None:
     """We are the supervisor, and the keeper's part is reduced to a signal handler."""
     link, our_link = sockets.packet_pair()
-    client = _start_client(directory, rest_s=0)
+    client = _start_client(directory)
     makers = Makers(process.fork, _make_container, _make_exec)
     process.handle_signal(signal.SIGCHLD, lambda _number, _frame: _reap(link))
     try:
@@ -97,20 +97,47 @@ def _reap(link: sockets.Socket) -> None:
 
 
 def _play_keeper(directory: str) -> None:
-    client = _start_client(directory, rest_s=_REST_S)
-    keeper.run(
-        client,
-        SandboxRequest(_NAME, directory),
-        Makers(fork_beside, _make_container, _make_exec),
-        _QUIET_S,
-    )
+    """We are the keeper; its supervisors have nothing but a log and a pipe, and leave at once."""
+    output, log_end = pipe()
+    calls, call_end = pipe()
+    log = Log(os.path.join(directory, _LOG_NAME))
+    os.set_blocking(output.fileno(), False)
+
+    def life(link: sockets.Socket, left: Left | None) -> int:
+        number = left.state()["number"] + 1 if left is not None else 0
+        if number > 1:
+            os.read(calls.fileno(), 1)
+        if number == _LIVES:
+            return OVER
+        parcel = Parcel(calls.fileno())
+        parcel.expect(1)
+        parcel.add_log(_NAME, log.pack(parcel.add), [("stdout", parcel.add(output.fileno()))])
+        parcel.send(link, {"number": number})
+        return HANDED_OVER
+
+    keeper.settle(_NAME)
+    if process.fork() == 0:
+        process.run_and_exit(lambda: _perform(lambda: _speak_and_call(log_end.fileno(), call_end.fileno())))
+    with output, log_end, calls, call_end:
+        keeper.Keeper(life, []).run()
+    log.finish()
 
 
-def _start_client(directory: str, rest_s: float) -> sockets.Socket:
+def _speak_and_call(output_fd: int, call_fd: int) -> int:
+    process.set_parent_death_signal(signal.SIGKILL)
+    for _ in range(_LIVES - 1):
+        for _ in range(_ROUNDS):
+            os.write(output_fd, _TEXT)
+            time.sleep(_PAUSE_S)
+        os.write(call_fd, b"c")
+    return 0
+
+
+def _start_client(directory: str) -> sockets.Socket:
     ours, theirs = sockets.stream_pair()
     if process.fork() == 0:
         ours.close()
-        process.run_and_exit(lambda: _perform(lambda: _client(theirs, directory, rest_s)))
+        process.run_and_exit(lambda: _perform(lambda: _client(theirs, directory)))
     theirs.close()
     return ours
 
@@ -132,7 +159,7 @@ def _perform(part: Callable[[], int]) -> int:
         return 1
 
 
-def _client(first: sockets.Socket, directory: str, rest_s: float) -> int:
+def _client(first: sockets.Socket, directory: str) -> int:
     """The engine: asks for everything that most shims are asked for."""
     process.set_parent_death_signal(signal.SIGKILL)  # a zygote that is killed must not leave us waiting
     sockets.receive_with_fds(first)
@@ -151,14 +178,12 @@ def _client(first: sockets.Socket, directory: str, rest_s: float) -> int:
         request = ExecRequest({})
         ran = _ask(directory, {"op": "exec", "container_id": container_id, "exec": request.to_dict()})
         _ask(directory, {"op": "wait_exec", "exec_id": ran["exec_id"], "timeout_s": _LIMIT_S})
-        time.sleep(rest_s)
         _ask(
             directory,
             {"op": "stop", "container_id": container_id, "signal": int(signal.SIGTERM), "grace_s": _LIMIT_S},
         )
         _ask(directory, {"op": "wait", "container_id": container_id, "timeout_s": _LIMIT_S})
         _ask(directory, {"op": "delete", "container_id": container_id})
-        time.sleep(rest_s)
     _ask(directory, {"op": "shutdown"})
     return 0
 
@@ -202,8 +227,6 @@ def _act(channel: Channel, stdio: Stdio | None, *, waits: bool) -> int:
         os.write(fd, _TEXT)
     with Fd(channel.steal()):
         pass  # the end of file that an execve would give
-    deadline = time.monotonic() + _LIMIT_S
-    while waits and stdio and time.monotonic() < deadline:
-        time.sleep(_QUIET_S)
-        os.write(stdio[1], _TEXT)
+    if waits:
+        time.sleep(_LIMIT_S)
     return 0
