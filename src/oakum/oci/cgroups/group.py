@@ -87,13 +87,15 @@ class Cgroup:
         """
         warnings: list[str] = []
         pure_v2 = self.layout.mode == "v2"
+        if not pure_v2 and (unified := resources.get("unified")):
+            raise Unimplemented(
+                "limit cgroup", f"unified {', '.join(sorted(unified))}", "this host is not pure cgroup v2"
+            )
         for write in (plan_v2 if pure_v2 else plan_v1)(resources):
             self._apply_one(write, resources, warnings)
         rules, tree = resources.get("devices"), self.layout.unified
         if pure_v2 and rules and tree is not None:
             attach_device_rules(self.directory(tree), rules)
-        if not pure_v2 and resources.get("unified"):
-            warnings.append("linux.resources.unified is ignored: the host is not pure cgroup v2")
         return warnings
 
     def _apply_one(self, write: Write, resources: LinuxResources, warnings: list[str]) -> None:
