@@ -14,7 +14,7 @@ import msgspec
 
 import oakum
 from oakum.backend.status import Condition, HandlerFeatures, RuntimeStatus
-from oakum.engine import checkpoints, host
+from oakum.engine import checkpoints, host, user_namespaces
 from oakum.engine.context import Context
 from oakum.engine.spec.capabilities import ALL
 from oakum.errors import OakumError
@@ -40,6 +40,7 @@ def engine_info(context: Context) -> dict[str, Any]:
         "bridge": context.network.builtin.bridge,
         "network": "cni" if context.network.uses_cni() else "builtin",
         "apparmor": host.has_apparmor(),
+        "user_namespaces": user_namespaces.why_not() or "yes",
         "checkpoints": checkpoints.problem() or "yes",
         "missing_capabilities": _missing_capabilities(),
         "namespaces": store.namespaces(),
@@ -66,7 +67,11 @@ def runtime_status(context: Context, *, verbose: bool) -> RuntimeStatus:
     info: dict[str, str] = {}
     if verbose and runtime.status:
         info["config"] = msgspec.json.encode(engine_info(context)).decode()
-    features = HandlerFeatures(name="", recursive_read_only_mounts=host.kernel_version() >= (5, 12))
+    features = HandlerFeatures(
+        name="",
+        recursive_read_only_mounts=host.kernel_version() >= (5, 12),
+        user_namespaces=not user_namespaces.why_not(),
+    )
     return RuntimeStatus(
         conditions=(runtime, network),
         handlers=(features, msgspec.structs.replace(features, name="oakum")),
