@@ -211,6 +211,7 @@ def test_what_docker_has_no_field_for_is_done_or_refused(node: Node, pods: Calla
     files = [
         Path("/sys/fs/cgroup/hugetlb" + path, "hugetlb.2MB.limit_in_bytes"),
         Path("/sys/fs/cgroup" + path, "hugetlb.2MB.max"),
+        Path("/sys/fs/cgroup/unified" + path, "hugetlb.2MB.max"),
     ]
     # a kernel without huge pages has none of both files, and a kubelet on it names no size
     assert {file.read_text().strip() for file in files if file.exists()} <= {str(4 << 20)}

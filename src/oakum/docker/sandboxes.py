@@ -43,6 +43,7 @@ from oakum.oci.spec import parse_resources
 _JOIN_S: Final = 120.0
 _KILL_S: Final = 30.0
 _AT_ONCE: Final = 8
+_PROBE: Final = "probe"
 OWN_CGROUPS: Final = "/oakum-docker"
 """Where pods go that name no cgroup."""
 
@@ -183,6 +184,7 @@ class Sandboxes:
             return
 
     def _build(self, sandbox_id: str, config: SandboxConfig, labels: Labels) -> None:
+        self._open_unified(labels)
         self._client.post(f"/containers/{sandbox_id}/start")
         hostname = config.hostname or (
             os.uname().nodename if config.namespaces.uts == "node" else self._hostname(config)
@@ -218,6 +220,13 @@ class Sandboxes:
             os.makedirs(self._layout.pins, mode=0o711, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             bind_file(f"/proc/{pid}/ns/net", path)
+
+    def _open_unified(self, labels: Labels) -> None:
+        """On a hybrid of both versions, let the pod's part of the v2 tree have its controllers: runc sees to v1 alone."""
+        if self._cgroups.mode != "v2" and labels.cgroup_parent.startswith(f"{OWN_CGROUPS}/"):
+            child = Cgroup(self._cgroups, f"{labels.cgroup_parent}/{_PROBE}")
+            child.create_unified()
+            child.remove()
 
     def _limit(self, labels: Labels, limits: Resources) -> None:
         """Set a pod's limits where nobody else owns its cgroup."""
