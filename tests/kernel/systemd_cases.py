@@ -90,13 +90,22 @@ def test_a_container_is_a_scope_of_systemd(runtime: Runtime) -> None:
     assert not os.path.exists(f"/sys/fs/cgroup{group}")
 
 
-def test_run_leaves_no_unit(runtime: Runtime) -> None:
+def test_run_is_in_a_limited_scope_and_leaves_no_unit(runtime: Runtime) -> None:
     name = runtime.new_id()
+    group = f"/system.slice/oakum-{name}.scope"
+    files = " ".join(f"/host{group}/{file}" for file in ("memory.max", "pids.max", "cpu.max"))
+    spec = runtime.write("sh", "-c", f"cat /proc/self/cgroup {files}")
     runtime.write(
-        "cat", "/proc/self/cgroup", linux={"cgroupsPath": "", "namespaces": [{"type": "mount"}]}, hostname=""
+        *spec["process"]["args"],
+        linux={"cgroupsPath": "", "namespaces": [{"type": "mount"}], "resources": RESOURCES},
+        hostname="",
+        mounts=[
+            *spec["mounts"],
+            {"destination": "/host", "source": "/sys/fs/cgroup", "options": ["rbind", "ro"]},
+        ],
     )
     done = runtime("--systemd-cgroup", "run", "--bundle", runtime.bundle, name)
-    assert done.stdout == f"0::/system.slice/oakum-{name}.scope\n"
+    assert done.stdout.splitlines() == [f"0::{group}", str(64 * _MIB), "77", "50000 100000"]
     assert shown(f"oakum-{name}.scope", "LoadState") == {"LoadState": "not-found"}
 
 
