@@ -2,7 +2,7 @@
 """The serving side of one client: requests in, answers out, never blocking on the client.
 
 One request is served at a time; a client that vanishes is noticed also while its request is under way
-(`when_gone`). Owns the socket until `hand_over`.
+(`when_gone`), and when its answer cannot be delivered any more. Owns the socket until `hand_over`.
 """
 
 from __future__ import annotations
@@ -140,7 +140,6 @@ class Connection:
             sockets.close_all(fds)
 
     def _send(self, payload: bytes, fds: Sequence[int]) -> None:
-        self.when_gone = None
         if not self._open:
             return
         self._out = memoryview(sockets.frame(payload))
@@ -157,9 +156,10 @@ class Connection:
         except BlockingIOError:
             self._loop.watch(self._sock.fileno(), read=self._readable, write=self._writable)
             return
-        except OSError:  # the client has gone; its request is done all the same
+        except OSError:  # the client has gone, and does not know what became of its request
             self.close()
             return
+        self.when_gone = None
         self.busy = False
         self._loop.watch(self._sock.fileno(), read=self._readable)
         # Requests that came ahead are served from a fresh stack, not from inside the answer to this one.

@@ -480,6 +480,8 @@ class Container:
                 self._cancelled = error  # as soon as the worker has handed the process over
             else:
                 self._fail_creation(error)
+        elif self._state == lifecycle.GONE:
+            pass  # it could not be created, and goes with its cgroup
         elif self._state != lifecycle.ENDING:
             self.stop(signal.SIGKILL, 0.0)
             self._over.add(lambda _record: self._forget_if_clean())

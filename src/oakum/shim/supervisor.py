@@ -390,8 +390,12 @@ class Supervisor:
         container = Container(self._loop, wanted, self._pod, self._gone, target_pid=target_pid)
         self._containers[wanted.container_id] = container
         # A client that vanishes before it was told of the container would leave one that nobody knows.
-        connection.when_gone = lambda: container.delete(_no_more)
+        connection.when_gone = lambda: self._disown(container)
         return container
+
+    def _disown(self, container: Container) -> None:
+        if self._containers.get(container.container_id) is container:
+            container.delete(_no_more)
 
     def _create(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
         container = self._make_container(connection, request)
