@@ -52,13 +52,11 @@ def test_in_whatever_pieces_it_is_read_the_lines_are_the_same(
         (line, s, t) for line, t, s, _ in found
     ]
     at, out = 0, b""
-    while at < len(whole):
-        end = data.draw(st.integers(at + 1, len(whole)))
+    cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=6))
+    for end in (*sorted(cuts), len(whole)):
         encoded = Encoder().encode(whole[at:end])
         out += encoded.lines
         at += encoded.consumed
-        if end == len(whole):
-            break
     assert out == expected.lines
 
 
