@@ -247,7 +247,7 @@ class DockerBackend:
 
     def remove_sandbox(self, sandbox_id: str) -> None:
         """Stop and remove the sandbox with its containers; succeeds for what is gone."""
-        self._sandboxes.remove(sandbox_id, remove_container=self._containers.remove_one)
+        self._sandboxes.remove(sandbox_id, remove_container=self._containers.remove)
 
     def sandbox_status(self, sandbox_id: str) -> SandboxStatus:
         """One sandbox. Raises NotFound."""

@@ -148,10 +148,12 @@ class Containers:
                 if log_path:
                     with storing("make log directory", log_path):
                         os.makedirs(os.path.dirname(log_path), mode=0o755, exist_ok=True)
-                return self._create(name, body, config, waited=lock.waited)
+                made_id = self._create(name, body, config, waited=lock.waited)
             except BaseException:  # nothing may stay mounted for a container that there is not
                 self._mounts.release(key)
                 raise
+            lock.release(gone=True)
+            return made_id
 
     def _name(self, sandbox_id: str, config: ContainerConfig) -> str:
         key = msgspec.json.encode((sandbox_id, config.metadata.name, config.metadata.attempt)).decode()

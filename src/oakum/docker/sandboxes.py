@@ -108,7 +108,9 @@ class Sandboxes:
                 if joined:
                     return joined
                 sandbox_id = self._create(name, config, labels)
-            return self._make(sandbox_id, config, labels)
+            made = self._make(sandbox_id, config, labels)
+            lock.release(gone=True)
+            return made
 
     def _key(self, config: SandboxConfig) -> str:
         # As JSON, so that no choice of names can look like another one.
