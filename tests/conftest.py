@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,10 @@ from tests.support.installations import end_installation
 from tests.support.reaper import live_under_reaper, run_directory
 from tests.support.rootfs import make_rootfs
 
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        # A shell starts what it does not wait for so; tests of signals, and what they start, want to be asked.
+        signal.signal(_number, _handler)
 live_under_reaper()
 
 _TESTS = Path(__file__).parent
