@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
 import pytest
 
 from tests.support import leaks
@@ -26,6 +27,15 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         # A shell starts what it does not wait for so; tests of signals, and what they start, want to be asked.
         signal.signal(_number, _handler)
 live_under_reaper()
+
+# The same examples in every run: what fails here failed for whoever made it. OAKUM_TESTS_RANDOM=1 looks for new ones.
+hypothesis.settings.register_profile(
+    "same",
+    deadline=None,
+    derandomize=os.environ.get("OAKUM_TESTS_RANDOM") != "1",
+    suppress_health_check=(hypothesis.HealthCheck.too_slow,),
+)
+hypothesis.settings.load_profile("same")
 
 _TESTS = Path(__file__).parent
 _BEFORE_RUN = pytest.StashKey[leaks.Snapshot]()

@@ -22,7 +22,7 @@ from tests.support.reaper import reaper_pid, unescape, unmount_below
 # made once by libraries for the whole process, on first use
 _SHARED_FDS = re.compile(r"anon_inode:\[event(poll|fd)\]|/dev/(null|urandom|random)|/memfd:.*|.*/\.venv/.*")
 # directories that the engine keeps for the next container: cgroup parents without a process
-_KEPT_CGROUP = re.compile(r"/(oakum|kubepods|k8s\.io|default|bench)(/[a-z0-9._-]{1,40})?")
+_KEPT_CGROUP = re.compile(r"/(oakum|kubepods|k8s\.io|default|bench|system\.slice)(/[a-z0-9._-]{1,40})?")
 _ZYGOTE = "oakum zygote"
 # an installation's bridge and its rules stay for its next sandbox
 _NETWORK = re.compile(r"(network interface|firewall table inet) oakum-[0-9a-f]{8}")

@@ -47,17 +47,22 @@ class Channels:
         self._close_signal = close_signal
         self._channel: int | None = None
         self._held = b""  # base64 digits that do not make whole bytes yet
+        self._over = False
 
     def receive(self, data: bytes) -> list[ChannelEvent]:
         """What happened on the channels. Nothing follows a `PeerClosed`."""
         events: list[ChannelEvent] = []
+        if self._over:
+            return events
         for piece in self._socket.receive(data):
             if isinstance(piece, PeerClosed):
+                self._over = True
                 events.append(piece)
                 break
             if piece.first:
                 self._channel, self._held = None, b""
             if not self._take(piece.data, last=piece.last, events=events):
+                self._over = True
                 self._socket.close(PROTOCOL_ERROR)
                 events.append(PeerClosed(PROTOCOL_ERROR))
                 break

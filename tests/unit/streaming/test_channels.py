@@ -59,6 +59,13 @@ def test_rubbish_closes_and_nothing_else_happens(
     server.take()
 
 
+def test_what_comes_after_nonsense_is_not_looked_at() -> None:
+    server = Channels(base64_form=True)
+    assert server.receive(b"\x01") == []
+    assert server.receive(b"\x82\0\0\0\0\0") == [PeerClosed(1002)]
+    assert server.receive(b"\0") == []
+
+
 def test_the_form_of_each_message_is_as_the_sub_protocols_say() -> None:
     plain, text = Channels(), Channels(base64_form=True)
     plain.send(1, b"out")
