@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has to hold where systemd is the machine's init; run by `test_oci_systemd` inside a virtual machine."""
+"""What has to hold where systemd is the machine's init; run by `PARTS=systemd scripts/test` in a virtual machine."""
 
 from __future__ import annotations
 
