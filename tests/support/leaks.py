@@ -22,7 +22,9 @@ from tests.support.reaper import reaper_pid, unescape, unmount_below
 # made once by libraries for the whole process, on first use
 _SHARED_FDS = re.compile(r"anon_inode:\[event(poll|fd)\]|/dev/(null|urandom|random)|/memfd:.*|.*/\.venv/.*")
 # directories that the engine keeps for the next container: cgroup parents without a process
-_KEPT_CGROUP = re.compile(r"/(oakum|kubepods|k8s\.io|default|bench|system\.slice)(/[a-z0-9._-]{1,40})?")
+_KEPT_CGROUP = re.compile(
+    r"/(oakum|kubepods|k8s\.io|default|bench|system\.slice)(/[a-z0-9._-]{1,40})?|/oakum-docker"
+)
 _ZYGOTE = "oakum zygote"
 # an installation's bridge and its rules stay for its next sandbox
 _NETWORK = re.compile(r"(network interface|firewall table inet) oakum-[0-9a-f]{8}")
@@ -45,11 +47,13 @@ class Snapshot(NamedTuple):
 def take(own_directory: str) -> Snapshot:
     """What exists now; mounts are those at or from below `own_directory` (all when alone)."""
     alone = alone_on_machine()
+    ours = _descendants()
+    machine = _cgroups(ours) | _links() | _netns_names() | _firewall_tables() if alone else set[str]()
     return Snapshot(
-        _processes(),
+        {pid: _title(pid) for pid in sorted(ours - {reaper_pid() or os.getpid(), os.getpid()})},
         _mounts("" if alone else own_directory),
         _descriptors(),
-        frozenset(_cgroups() | _links() | _netns_names() | _firewall_tables()) if alone else frozenset(),
+        frozenset(machine),
     )
 
 
@@ -119,8 +123,8 @@ def _read(path: str) -> str:
         return f.read()
 
 
-def _processes() -> dict[int, str]:
-    """The reaper's descendants, without pytest itself; zombies, which their parent will reap, left out."""
+def _descendants() -> set[int]:
+    """The reaper and all below it; zombies, which their parent will reap, left out."""
     top = reaper_pid() or os.getpid()
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
@@ -138,7 +142,7 @@ def _processes() -> dict[int, str]:
         more = {pid for pid, parent in parents.items() if parent in mine} - mine
         grew = bool(more)
         mine |= more
-    return {pid: _title(pid) for pid in sorted(mine - {top, os.getpid()})}
+    return mine
 
 
 def _title(pid: int) -> str:
@@ -173,14 +177,24 @@ def _descriptors() -> Counter[str]:
     return found
 
 
-def _cgroups() -> set[str]:
+def _cgroups(ours: set[int]) -> set[str]:
+    """All but those that stay by design, and those where others' processes are: the machine's own services."""
     found: set[str] = set()
     for top in cgroup_mounts():
         for directory, _, _ in os.walk(top):
             path = directory[len(top) :]
-            if path and not _KEPT_CGROUP.fullmatch(path):
+            if path and not _KEPT_CGROUP.fullmatch(path) and not _of_others(directory, ours):
                 found.add(f"cgroup {directory}")
     return found
+
+
+def _of_others(cgroup: str, ours: set[int]) -> bool:
+    try:
+        members = {int(pid) for pid in _read(f"{cgroup}/cgroup.procs").split()}
+    except OSError:  # removed meanwhile, or the root of threads
+        return False
+    # 0: a process of another pid namespace
+    return bool(members) and not members & ours
 
 
 def _links() -> set[str]:
