@@ -183,10 +183,10 @@ def test_a_pull_that_its_client_gave_up_lets_go_of_the_line(server: OakumServer,
     with socket.create_server(("127.0.0.1", 0)) as hole, server.client() as client:
         name = f"127.0.0.1:{hole.getsockname()[1]}/never:answers"
         call = client.images.PullImage.future(pb.PullImageRequest(image=pb.ImageSpec(image=name)))
-        hole.settimeout(20)
+        hole.settimeout(60)
         line, _ = hole.accept()
         with line:
-            line.settimeout(20)
+            line.settimeout(60)
             call.cancel()
             # dockerd, told that nobody wants it any more, still waits ten seconds for the registry's handshake
             while not backend and line.recv(65536):

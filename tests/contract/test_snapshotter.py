@@ -351,7 +351,7 @@ def test_a_second_thread_waits_for_the_first(snapshots: Snapshotter) -> None:
     snapshots.commit_layer(chain(1))
     snapshots.abandon_layer(chain(2))
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert results[1] is None
     assert results[2] is not None, "what one gave up the other takes over"
     snapshots.commit_layer(chain(2))

@@ -235,7 +235,7 @@ def test_a_hanging_dockerd_holds_no_call_beyond_its_deadline_nor_what_needs_no_d
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
         assert [type(error) for error in failed] == [DeadlineExceeded] * 5
         assert not any(c.status for c in node.backend.runtime_status(verbose=False).conditions[:1])
     finally:

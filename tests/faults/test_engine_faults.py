@@ -42,7 +42,7 @@ for number in itertools.count():
     container = cri.create_container(pod, ContainerConfig(
         metadata=ContainerMetadata(name="c"), image=image, command=("sh", "-c", script), log_path="c.log"))
     cri.start_container(container)
-    cri.exec_sync(container, ["true"], timeout_s=10)
+    cri.exec_sync(container, ["true"], timeout_s=60)
     if number % 2:
         cri.stop_container(container, timeout_s=5)
         cri.remove_container(container)
@@ -141,7 +141,7 @@ def _listed(directory: str) -> list[str]:
 
 
 def kept_by(cri: Namespace, container_id: str) -> bytes:
-    return cri.exec_sync(container_id, ["head", "-c", "1", "/kept"], timeout_s=10).stdout
+    return cri.exec_sync(container_id, ["head", "-c", "1", "/kept"], timeout_s=60).stdout
 
 
 def check_behaves(lab: Lab, fresh: Engine) -> None:
@@ -150,12 +150,12 @@ def check_behaves(lab: Lab, fresh: Engine) -> None:
     for status in cri.list_containers():
         if status.state == "running":
             try:
-                said = cri.exec_sync(status.id, ["echo", "alive"], timeout_s=10).stdout
+                said = cri.exec_sync(status.id, ["echo", "alive"], timeout_s=60).stdout
             except FailedPrecondition:
                 said = b""
             if said != b"alive\n":
                 # Its caller had asked for the stop, and the shim carries that out without him.
-                assert cri.wait(status.id, timeout_s=10).exit_code == 7
+                assert cri.wait(status.id, timeout_s=60).exit_code == 7
             eventually(lambda key=status.id: [line.data for line in cri.logs(key)][:1] == [b"begun"])
             cri.stop_container(status.id, timeout_s=10)
             assert cri.container_status(status.id).exit_code == 7
@@ -254,7 +254,7 @@ def test_containers_outlive_every_engine(lab: Lab) -> None:
         assert status.state == "running"
         assert status.started_at_ns > 0
         os.kill(status.pid, signal.SIGTERM)
-        assert cri.wait(container, timeout_s=10).exit_code == 7
+        assert cri.wait(container, timeout_s=60).exit_code == 7
         assert [line.data for line in cri.logs(container)] == [b"begun", b"ended"]
         cri.remove_sandbox(status.sandbox_id)
 
@@ -266,7 +266,7 @@ def test_a_start_whose_caller_died_is_found_out(lab: Lab) -> None:
         running = lab.started(pod, "running")
         waiting = lab.cri.create_container(pod, lab.container("waiting"))
         ended = lab.started(pod, "ended", "exit 3")
-        lab.cri.wait(ended, timeout_s=10)
+        lab.cri.wait(ended, timeout_s=60)
         for key in (running, waiting, ended):
             row = context.store.container(key)
             assert row is not None

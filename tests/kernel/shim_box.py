@@ -111,7 +111,7 @@ class Box:
             os.close(write_fd)
         with open(read_fd, "rb") as out:
             text = out.read().decode()
-        return running.wait(10).exit_code, text
+        return running.wait(60).exit_code, text
 
     def start_exec(self, name: str, *args: str) -> Exec:
         """A running exec without any output."""

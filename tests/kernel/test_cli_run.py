@@ -126,7 +126,7 @@ def test_a_reader_that_leaves_ends_it(box: Box) -> None:
     assert process.stdout is not None
     process.stdout.read(10)
     process.stdout.close()
-    assert process.wait(30) == 141
+    assert process.wait(60) == 141
     assert process.stderr is not None
     process.stderr.close()
     assert box.containers() == []
@@ -141,7 +141,7 @@ def test_signals_are_passed_on(box: Box) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGUSR1)
-    data, _ = process.communicate(timeout=15)
+    data, _ = process.communicate(timeout=60)
     assert (process.returncode, data) == (9, b"got\n")
     assert box.containers() == []
 
@@ -151,7 +151,7 @@ def test_ctrl_c_ends_what_listens_to_it(box: Box) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=15)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert box.containers() == []
 
@@ -165,7 +165,7 @@ def test_a_container_that_ignores_ctrl_c_goes_with_the_third(box: Box) -> None:
     for _ in range(3):
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
-    _, said = process.communicate(timeout=15)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"ignores the signal" in said
     assert box.containers() == []
@@ -176,7 +176,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing(box: Box, delay_ms: int) -> None:
     process = box.start("run", "--rm", "--init", box.image, "sleep", "100")
     time.sleep(delay_ms / 1000)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=15)
+    process.communicate(timeout=60)
     # before Python has started it is the signal itself that ends it
     assert process.returncode in (130, 1, -signal.SIGINT)
     assert box.containers() == []
@@ -247,7 +247,7 @@ def test_a_terminal_that_is_closed_takes_the_shell_along(box: Box) -> None:
         terminal.expect(r"# ")
         os.close(terminal.slave)
         os.close(terminal.master)
-        assert terminal.process.wait(30) != 0
+        assert terminal.process.wait(60) != 0
         terminal.master, terminal.slave = os.openpty()  # for the fixture to close
     wait_for(lambda: box.containers() == [], "the container stayed")
 

@@ -20,6 +20,7 @@ from oakum.errors import OakumError, ResourceExhausted
 from oakum.model.ids import new_id
 from tests.conftest import Directories
 from tests.support.engines import Lab, laboratory
+from tests.support.patience import patient
 from tests.support.server import OAKUM
 
 
@@ -33,7 +34,7 @@ class Seen:
     def __call__(self, told: ContainerEvent | OakumError) -> None:
         self._told.put(told)
 
-    def next(self, timeout_s: float = 10) -> ContainerEvent:
+    def next(self, timeout_s: float = 120) -> ContainerEvent:
         told = self._told.get(timeout=timeout_s)
         assert isinstance(told, ContainerEvent), told
         if self.all:
@@ -74,7 +75,7 @@ def watch(space: Namespace) -> Iterator[Callable[[], Seen]]:
     yield begin
     for leave in leaves:
         leave()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patient(5)
     while any(t.name == "events" for t in threading.enumerate()):
         assert time.monotonic() < deadline, "the thread goes on without watchers"
         time.sleep(0.01)
@@ -117,7 +118,10 @@ def test_a_pod_s_life_in_order(space: Namespace, watch: Callable[[], Seen]) -> N
     seen.nothing_more()
 
 
-def test_an_exit_is_told_within_moments(space: Namespace, watch: Callable[[], Seen]) -> None:
+def test_an_exit_is_told_before_the_next_round(
+    space: Namespace, watch: Callable[[], Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("oakum.engine.events._TICK_S", 60.0)
     sandbox_id = pod(space)
     seen = watch()
     delays: list[float] = []
@@ -126,7 +130,7 @@ def test_an_exit_is_told_within_moments(space: Namespace, watch: Callable[[], Se
         space.start_container(container_id)
         *_, stopped = seen.expect(*((kind, container_id) for kind in ("created", "started", "stopped")))
         delays.append((stopped.timestamp_ns - stopped.containers[0].finished_at_ns) / 1e6)
-    assert sorted(delays)[2] < 100, delays
+    assert sorted(delays)[2] < patient(1000), delays
     space.remove_sandbox(sandbox_id)
 
 

@@ -114,7 +114,7 @@ def test_an_image_as_a_volume_is_kept_too(lab: Lab) -> None:
         container = lab.started(pod, mounts=(Mount(container_path="/image", image=name),))
         lab.cri.remove_image(name)
         assert lab.run(container, "cat", "/image/text") == "seen through a mount"
-        assert lab.cri.exec_sync(container, ["touch", "/image/x"], timeout_s=5).exit_code != 0
+        assert lab.cri.exec_sync(container, ["touch", "/image/x"], timeout_s=60).exit_code != 0
     lab.engine.gc()
     assert layers(lab) == before
 
@@ -196,11 +196,11 @@ def test_a_collection_waits_for_what_is_coming_in(lab: Lab) -> None:
 
     def hold(digest: str, stage: str, done_bytes: int, total_bytes: int) -> None:
         reached.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     pulling = threading.Thread(target=lambda: lab.cri.pull_image(second, progress=hold))
     pulling.start()
-    assert reached.wait(10)
+    assert reached.wait(60)
     lab.cri.remove_image(first)
     assert lab.cri.image_status(first) is None
     assert before <= layers(lab)  # nothing was removed under the pull

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -415,7 +414,7 @@ def test_an_init_in_front_reaps(lab: Lab) -> None:
         while "done" not in seen:
             seen.append(next(lines).data.decode())
         assert not any("Z" in line.split()[2:3] or "[sleep]" in line for line in seen)
-        assert default.exec_sync(container, ["readlink", "/proc/1/exe"], timeout_s=5).stdout != b"/bin/sh\n"
+        assert default.exec_sync(container, ["readlink", "/proc/1/exe"], timeout_s=60).stdout != b"/bin/sh\n"
         default.stop_container(container, timeout_s=5)
         assert default.container_status(container).exit_code == 0
     finally:
@@ -431,11 +430,12 @@ def test_a_pod_without_a_network(lab: Lab) -> None:
         ] == ["lo"]
 
 
-def test_listing_many_asks_nobody_and_is_quick(lab: Lab) -> None:
+def test_listing_many_asks_no_shim(lab: Lab) -> None:
     with lab.pod("many") as pod:
         made = [lab.cri.create_container(pod, lab.container(f"c{n}")) for n in range(40)]
-        lab.cri.list_containers()
-        began = time.perf_counter()
-        found = lab.cri.list_containers()
-        assert time.perf_counter() - began < 0.05
-        assert {c.id for c in found} >= set(made)
+        shim = lab.cri.sandbox_status(pod).shim_pid
+        os.kill(shim, signal.SIGSTOP)  # whoever asked it would wait for ever
+        try:
+            assert {c.id for c in lab.cri.list_containers()} >= set(made)
+        finally:
+            os.kill(shim, signal.SIGCONT)

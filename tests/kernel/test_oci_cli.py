@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.oci_cli_box import Runtime
+from tests.support.patience import patient
 
 pytestmark = pytest.mark.cgroup
 
@@ -264,12 +265,12 @@ def test_a_failing_poststart_hook_ends_and_removes_the_container(runtime: Runtim
 
 
 def test_a_hook_has_only_its_time(runtime: Runtime) -> None:
-    hooks = {"prestart": [{"path": "/bin/sleep", "args": ["sleep", "30"], "timeout": 1}]}
+    hooks = {"prestart": [{"path": "/bin/sleep", "args": ["sleep", "300"], "timeout": 1}]}
     runtime.write("true", hooks=hooks)
     began = time.monotonic()
     done = runtime("create", "-b", runtime.bundle, runtime.new_id(), check=False)
     assert (done.returncode, "not done after 1 s" in done.stderr) == (1, True)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < patient(10)
 
 
 def test_what_a_container_hook_mounts_is_in_the_container(runtime: Runtime) -> None:
@@ -392,4 +393,4 @@ def test_signals_of_the_caller_reach_the_command(runtime: Runtime, tmp_path: Pat
         assert caller.stdout is not None
         assert caller.stdout.readline() == "ready\n"
         caller.send_signal(signal.SIGTERM)
-        assert caller.wait(10) == 9
+        assert caller.wait(60) == 9

@@ -29,20 +29,25 @@ def box(directories: Directories, rootfs: str) -> Iterator[Box]:
 
 def test_a_line_begun_before_the_rest_and_ended_after_it_is_one_line(box: Box, tmp_path) -> None:
     log, fifo = tmp_path / "0.log", f"{box.rootfs}/tmp/{box.sandbox_id}"
-    os.mkfifo(fifo)
-    script = f"printf one; for word in two three; do read x < /tmp/{box.sandbox_id}; printf $word; done; echo; exit 5"
+    words = ("two", "three")
+    for word in words:
+        os.mkfifo(f"{fifo}-{word}")
+    script = (
+        f"printf one; for w in two three; do read x < /tmp/{box.sandbox_id}-$w; printf $w; done; echo; exit 5"
+    )
     try:
         box.sh("c1", script, log_path=str(log))
-        for _ in range(2):
+        for word in words:
             box.rest()
-            with open(fifo, "w", encoding="ascii") as file:
+            with open(f"{fifo}-{word}", "w", encoding="ascii") as file:
                 file.write("go\n")
             box.wake()
             assert box.shim.containers()
-        assert box.shim.wait("c1", 10).exit_code == 5
+        assert box.shim.wait("c1", 60).exit_code == 5
         assert [line.split(" ", 1)[1] for line in log.read_text().splitlines()] == ["stdout F onetwothree"]
     finally:
-        os.unlink(fifo)
+        for word in words:
+            os.unlink(f"{fifo}-{word}")
 
 
 def test_the_keeper_logs_both_streams_and_the_end_is_recorded_without_a_client(box: Box, tmp_path) -> None:
@@ -66,7 +71,7 @@ def test_the_keeper_logs_both_streams_and_the_end_is_recorded_without_a_client(b
     assert [line for line in lines if "stderr" in line] == [f"stderr F e{i}" for i in (1, 2, 3)]
     box.rest()
     box.wake()
-    assert box.shim.wait("c1", 1) == record
+    assert box.shim.wait("c1", 60) == record
     assert [(s.state, s.pid > 0) for s in box.shim.containers()] == [("exited", True)]
     box.shim.delete("c1")
     assert box.shim.containers() == []
@@ -85,7 +90,7 @@ def test_what_was_created_paused_or_has_a_terminal_is_so_after_a_rest(box: Box) 
         "created": "created", "paused": "paused", "terminal": "running",
     }  # fmt: skip
     box.shim.start("created")
-    assert box.shim.wait("created", 10).exit_code == 4
+    assert box.shim.wait("created", 60).exit_code == 4
     box.shim.resume("paused")
     assert box.execute("paused", "echo thawed") == (0, "thawed\n")
     box.shim.resize("terminal", 33, 77)
@@ -108,7 +113,7 @@ def test_input_stays_open_over_a_rest_and_ends_when_it_is_closed(box: Box) -> No
     assert decoder.feed(stream.recv(4096)) == [(frames.STDOUT, b"echoed\n")]
     box.shim.close_stdin("c1")
     assert joined(read_frames(stream), frames.STDOUT) == b""
-    assert box.shim.wait("c1", 10).exit_code == 0
+    assert box.shim.wait("c1", 60).exit_code == 0
     stream.close()
 
 

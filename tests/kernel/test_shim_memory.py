@@ -46,21 +46,21 @@ def private_dirty_kb(pid: int) -> int:
 
 
 def test_zygote_and_shim_import_only_what_is_allowed(box: Box, tmp_path) -> None:
-    with sockets.connect(box.state, "zygote.sock", timeout_s=5) as sock:
-        zygote = wire.call(sock, {"op": "modules"}, timeout_s=5, peer="zygote").value
+    with sockets.connect(box.state, "zygote.sock", timeout_s=60) as sock:
+        zygote = wire.call(sock, {"op": "modules"}, timeout_s=60, peer="zygote").value
     for modules in (zygote, box.shim.call({"op": "modules"}).value):
         beyond = {name.partition(".")[0] for name in modules} - ALLOWED - {"oakum"}
         assert not beyond
         ours = {name.split(".")[1] for name in modules if name.startswith("oakum.")}
         assert ours <= {"errors", "model", "linux", "oci", "shim"}
     box.sh("c1", "echo hello", log_path=str(tmp_path / "log"))
-    box.shim.wait("c1", 5)
+    box.shim.wait("c1", 60)
     assert box.shim.call({"op": "modules"}).value == zygote  # nothing is imported late
 
 
 def is_rehearsed(state: str) -> bool:
-    with sockets.connect(state, "zygote.sock", timeout_s=5) as sock:
-        return bool(wire.call(sock, {"op": "ping"}, timeout_s=5, peer="zygote").value["rehearsed"])
+    with sockets.connect(state, "zygote.sock", timeout_s=60) as sock:
+        return bool(wire.call(sock, {"op": "ping"}, timeout_s=60, peer="zygote").value["rehearsed"])
 
 
 def test_the_rehearsal_leaves_nothing(box: Box) -> None:

@@ -273,7 +273,7 @@ def test_a_forward_to_one_family_only(
         client.session.send(stream, b"hello")
         client.flush()
         with listener, listener.accept()[0] as accepted:
-            accepted.settimeout(10)
+            accepted.settimeout(60)
             assert accepted.recv(100) == b"hello"
             accepted.sendall(b"there")
             client.until(lambda: client.data[stream] == b"there")

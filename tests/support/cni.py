@@ -69,10 +69,15 @@ elif how == "flood":
         sys.stdout.write("x" * 65536)
 elif how == "leave a daemon":
     if os.fork() == 0:
-        time.sleep(3)
+        time.sleep(600)
         os._exit(0)
-elif how == "slow":
-    time.sleep(0.3)
+elif how.startswith("meet "):
+    # goes on when so many calls are there at once
+    place = sys.argv[0] + ".met"
+    os.makedirs(place, exist_ok=True)
+    open(f"{place}/{os.getpid()}", "w").close()
+    while len(os.listdir(place)) < int(how[5:]):
+        time.sleep(0.01)
 
 if command == "VERSION":
     print(json.dumps({"cniVersion": "1.1.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]}))

@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, fault: Fault, data: bytes, headers: dict[str, str]) -> None:
         if fault.hold is not None and not fault.hold_after:
-            fault.hold.wait(30)
+            fault.hold.wait(60)
         status = 200
         if fault.body is not None:
             data = fault.body
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.hold is not None and fault.hold_after:
             self.wfile.write(data[: fault.hold_after])
             self.wfile.flush()
-            fault.hold.wait(30)
+            fault.hold.wait(60)
             data = data[fault.hold_after :]
         if fault.cut_after is not None or length != len(fault.body or data):
             self.wfile.write(data[: fault.cut_after])

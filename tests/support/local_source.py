@@ -96,7 +96,7 @@ class LocalSource:
             {"stdin": stdin, "stdout": stdout, "stderr": stderr, "backpressure": backpressure}
         )
         ours, theirs = socket.socketpair()
-        ours.settimeout(20)
+        ours.settimeout(60)
         self.container = ours
         self.attached_event.set()
         return theirs
@@ -114,7 +114,7 @@ class LocalSource:
 
     def said(self, count: int) -> list[tuple[int, bytes]]:
         """The next `count` frames of the client, pieces of input joined."""
-        assert self.attached_event.wait(20)
+        assert self.attached_event.wait(60)
         assert self.container is not None
         decoder, found = frames.Decoder(), list[tuple[int, bytes]]()
         while len(found) < count:
@@ -122,7 +122,7 @@ class LocalSource:
         return found
 
     def say(self, kind: int, payload: bytes) -> None:
-        assert self.attached_event.wait(20)
+        assert self.attached_event.wait(60)
         assert self.container is not None
         self.container.sendall(frames.encode(kind, payload))
 

@@ -11,9 +11,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+def patient(seconds: float) -> float:
+    """What `seconds` on a quiet machine may take on this one: to tell what moves from what hangs, not to measure."""
+    return seconds * float(os.environ.get("OAKUM_TESTS_PATIENCE", "1"))
+
+
 def eventually(check: Callable[[], T], what: str = "it", timeout_s: float = 10.0) -> T:
     """Wait until `check` gives something true, which is the result; fails after `timeout_s` times the patience."""
-    limit_s = timeout_s * float(os.environ.get("OAKUM_TESTS_PATIENCE", "1"))
+    limit_s = patient(timeout_s)
     deadline = time.monotonic() + limit_s
     while not (found := check()):
         assert time.monotonic() < deadline, f"not within {limit_s:g} s: {what}"

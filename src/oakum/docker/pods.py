@@ -48,6 +48,22 @@ def write(directory: str, pod: Pod) -> None:
         write_file(f"{directory}/pod.json", msgspec.json.encode(pod))
 
 
+def read_cgroup(directory: str) -> str:
+    """The cgroup that was made for a sandbox; "" when none was."""
+    try:
+        with open(f"{directory}/cgroup", encoding="utf-8") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def write_cgroup(directory: str, name: str) -> None:
+    """Write down, before it is there, which cgroup a sandbox has of us: its labels may be lost with its container."""
+    with storing("write pod", directory):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        write_file_fast(f"{directory}/cgroup", name.encode())
+
+
 def write_files(directory: str, config: SandboxConfig, hostname: str, addresses: tuple[str, ...]) -> None:
     """Make a sandbox's directory with hosts, resolv.conf and hostname. Raises InvalidArgument, ResourceExhausted."""
     from oakum.network import files  # only sandboxes that are made need it

@@ -186,6 +186,8 @@ class Sandboxes:
             return
 
     def _build(self, sandbox_id: str, config: SandboxConfig, labels: Labels) -> None:
+        if labels.cgroup_parent.startswith(f"{OWN_CGROUPS}/"):
+            pods.write_cgroup(self._layout.pod(sandbox_id), labels.cgroup_parent)
         self._open_unified(labels)
         self._client.post(f"/containers/{sandbox_id}/start")
         hostname = config.hostname or (
@@ -241,7 +243,7 @@ class Sandboxes:
         """Remove every trace of a sandbox without containers. Idempotent. Raises OakumError."""
         self._disconnect(sandbox_id)
         self.delete_container(sandbox_id)
-        self._forget(sandbox_id, labels)
+        self._forget(sandbox_id, labels.cgroup_parent)
 
     def _disconnect(self, sandbox_id: str) -> None:
         """End the pause process and detach its network. The pin keeps the namespace for who has to tidy up in it."""
@@ -253,7 +255,7 @@ class Sandboxes:
         """Detach and forget a sandbox whose container Docker has no more. Raises OakumError."""
         self._network.teardown(sandbox_id)
         self.unpin(sandbox_id)
-        pods.remove_directory(self._layout.pods, sandbox_id)
+        self._forget(sandbox_id, pods.read_cgroup(self._layout.pod(sandbox_id)))
 
     def _forget_if_lost(self, sandbox_id: str) -> None:
         """Tidy up after a sandbox that somebody removed from Docker behind our back."""
@@ -262,12 +264,12 @@ class Sandboxes:
                 self.forget_lost(sandbox_id)
                 lock.release(gone=True)
 
-    def _forget(self, sandbox_id: str, labels: Labels) -> None:
-        pods.remove_directory(self._layout.pods, sandbox_id)
-        if labels.cgroup_parent.startswith(f"{OWN_CGROUPS}/"):
-            group = Cgroup(self._cgroups, labels.cgroup_parent)
+    def _forget(self, sandbox_id: str, cgroup: str) -> None:
+        if cgroup.startswith(f"{OWN_CGROUPS}/"):
+            group = Cgroup(self._cgroups, cgroup)
             if group.exists():
                 group.remove()
+        pods.remove_directory(self._layout.pods, sandbox_id)
 
     def unpin(self, sandbox_id: str) -> None:
         """Let go of a network namespace; succeeds for what is gone. Raises SystemFailure."""
@@ -333,7 +335,7 @@ class Sandboxes:
             for container in self._of(row["Id"]):
                 remove_container(container.id)
             self.delete_container(row["Id"])
-            self._forget(row["Id"], labels)
+            self._forget(row["Id"], labels.cgroup_parent)
             lock.release(gone=True)
 
     # changing

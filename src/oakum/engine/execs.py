@@ -19,7 +19,14 @@ from oakum.engine.containers import Containers
 from oakum.engine.context import Context
 from oakum.engine.spec import capabilities, process
 from oakum.engine.store.records import ContainerRecord
-from oakum.errors import Cancelled, DeadlineExceeded, FailedPrecondition, InvalidArgument, SystemFailure
+from oakum.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    SystemFailure,
+)
 
 if TYPE_CHECKING:
     from oakum.model.exits import ExitRecord
@@ -32,6 +39,8 @@ _OUTPUT_MAX: Final = 16 << 20
 _DRAIN_S: Final = 1.0
 # How often a caller that waits for a silent command's end is asked whether it still wants to.
 _ASK_S: Final = 1.0
+# What was killed is waited for so long; in a frozen container it stays.
+_KILLED_S: Final = 1.0
 
 
 class Execs:
@@ -192,10 +201,10 @@ def _collect(started: Exec, readers: Sequence[int], limit: Limit) -> ExecResult:
         _drain(readers, outputs, limit, started)
         record = _ended(started, limit)
     except Cancelled:
-        started.kill()
+        _end(started)
         raise
     except DeadlineExceeded as error:
-        started.kill()
+        _end(started)
         raise DeadlineExceeded(
             "exec",
             started.exec_id,
@@ -205,6 +214,15 @@ def _collect(started: Exec, readers: Sequence[int], limit: Limit) -> ExecResult:
     finally:
         started.close()
     return ExecResult(exit_code=record.exit_code, stdout=bytes(outputs[0]), stderr=bytes(outputs[1]))
+
+
+def _end(started: Exec) -> None:
+    """Kill all of it, and take the record that nobody will ask for: the shim forgets it then."""
+    started.kill()
+    try:
+        started.wait(_KILLED_S)
+    except (DeadlineExceeded, NotFound):
+        return  # it cannot end yet, and the shim sees to it then; or it is forgotten already
 
 
 def _drain(readers: Sequence[int], outputs: Sequence[bytearray], limit: Limit, started: Exec) -> None:

@@ -295,10 +295,12 @@ class Execs:
             finished_at_ns=time.time_ns(),
         )
         entry.over.tell(record)
-        self._forget_if_over(exec_id)
         over = [key for key, value in self._execs.items() if value.ended]
+        # Those also whose last processes were still on their way out when they were looked at before.
+        for key in over:
+            self._forget_if_over(key)
         for key in over[:-_KEPT_ENDED]:
-            del self._execs[key]
+            self._execs.pop(key, None)
 
     def failed(self, exec_id: str) -> None:
         """It never ran, or nobody knows of it: nobody will ask for its record."""
@@ -310,10 +312,12 @@ class Execs:
 
     def _forget_if_over(self, exec_id: str) -> None:
         entry = self._execs.get(exec_id)
-        if entry is None or not entry.ended or not entry.fetched:
+        if entry is None or not entry.ended:
             return
         # What it left running in the background can be killed as long as it is known.
-        if entry.group is None or entry.group.remove():
+        if entry.group is not None and entry.group.remove():
+            entry.group = None
+        if entry.fetched and entry.group is None:
             del self._execs[exec_id]
 
 

@@ -38,10 +38,10 @@ def cri(tmp_path_factory: pytest.TempPathFactory, backend: MemoryBackend) -> Ite
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(socket),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     with CriClient(str(socket)) as client:
         yield client
     loop.call_soon_threadsafe(done.set)
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
     loop.close()

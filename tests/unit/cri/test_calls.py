@@ -35,7 +35,7 @@ def test_a_call_whose_client_left_is_still_counted() -> None:
 
         def work() -> None:
             began.set()
-            gate.wait(20)
+            gate.wait(60)
 
         task = asyncio.ensure_future(calls.patient(work))
         await asyncio.to_thread(began.wait, 5)

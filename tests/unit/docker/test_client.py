@@ -120,7 +120,7 @@ def test_what_may_have_been_done_is_not_asked_for_twice(engine: SimulatedEngine)
 
 def test_no_call_hangs_and_others_go_on(engine: SimulatedEngine) -> None:
     over = threading.Event()
-    engine.on["GET /hangs"] = lambda request, sock: over.wait(30)
+    engine.on["GET /hangs"] = lambda request, sock: over.wait(60)
     engine.on["GET /info"] = lambda request, sock: answer(sock, 200, 1) or True
     with calling(engine) as client:
         client.get("/info")

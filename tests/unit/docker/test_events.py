@@ -122,7 +122,7 @@ def test_nothing_is_lost_or_doubled_when_the_daemon_dies(engine: SimulatedEngine
     told: queue.Queue[ContainerEvent | OakumError] = queue.Queue()
 
     def next_told() -> tuple[str, str]:
-        event = told.get(timeout=20)
+        event = told.get(timeout=60)
         assert isinstance(event, ContainerEvent)
         return event.kind, event.id
 
@@ -130,7 +130,7 @@ def test_nothing_is_lost_or_doubled_when_the_daemon_dies(engine: SimulatedEngine
     client = DockerClient(engine.host)
     leave = Watcher(client, world, "here").watch(told.put)
     try:
-        assert stream.connected.wait(20)
+        assert stream.connected.wait(60)
         world.there["new"] = "created"
         stream.send("create", "new")
         assert next_told() == ("created", "new")
@@ -147,7 +147,7 @@ def test_nothing_is_lost_or_doubled_when_the_daemon_dies(engine: SimulatedEngine
             ("started", "late"),
             ("stopped", "late"),
         }
-        assert stream.connected.wait(20)
+        assert stream.connected.wait(60)
         for name, action in (("idle", "start"), ("late", "die"), ("old", "destroy"), ("new", "start")):
             stream.send(action, name)
         assert next_told() == ("started", "new")

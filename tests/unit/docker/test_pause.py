@@ -36,7 +36,7 @@ def test_it_waits_for_its_end(tmp_path: Path, number: signal.Signals) -> None:
     try:
         eventually(waits, "its wait for a signal")
         process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

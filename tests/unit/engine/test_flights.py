@@ -20,19 +20,19 @@ def test_twins_do_the_work_once() -> None:
     def work(flight: Flight[int]) -> int:
         calls.append(1)
         running.set()
-        go_on.wait(5)
+        go_on.wait(60)
         return 7
 
     threads = [threading.Thread(target=lambda: outcomes.append(flights.fly("k", work))) for _ in range(3)]
     threads[0].start()
-    running.wait(5)
+    running.wait(60)
     for thread in threads[1:]:
         thread.start()
     while len(flights._running["k"]._abandons) < 3:  # all three are on board
         time.sleep(0.001)
     go_on.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert outcomes == [7, 7, 7]
     assert len(calls) == 1
 
@@ -42,7 +42,7 @@ def test_a_failure_is_shared_and_not_kept() -> None:
     joined = threading.Event()
 
     def fail(flight: Flight[int]) -> int:
-        joined.wait(5)
+        joined.wait(60)
         raise ValueError("broken")
 
     results: list[str] = []
@@ -57,7 +57,7 @@ def test_a_failure_is_shared_and_not_kept() -> None:
         thread.start()
     joined.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert results == ["failed", "failed"]
     assert flights.fly("k", lambda flight: 3) == 3
 

@@ -42,7 +42,7 @@ def test_a_blob_comes_in(store: ContentStore) -> None:
     assert store.ingest(DIGEST, len(DATA)) is None
 
 
-@pytest.mark.parametrize("data", [DATA[:-1], DATA[:-1] + b"!"])
+@pytest.mark.parametrize("data", [DATA[:-1], DATA[:-1] + bytes([DATA[-1] ^ 1])])
 def test_wrong_content_is_refused_and_forgotten(store: ContentStore, data: bytes) -> None:
     ingest = store.ingest(DIGEST, len(DATA))
     assert ingest is not None
@@ -99,7 +99,7 @@ def test_only_one_at_a_time_and_the_others_find_it_done(store: ContentStore) -> 
     holder.write(DATA)
     holder.commit()
     for waiter in waiters:
-        waiter.join(5)
+        waiter.join(60)
     assert results == [None] * 5
     assert ingests(store) == []
 
@@ -120,7 +120,7 @@ def test_one_waiter_goes_on_when_the_holder_gives_up(store: ContentStore) -> Non
     waiter.start()
     time.sleep(0.05)
     holder.close()
-    waiter.join(5)
+    waiter.join(60)
     assert offsets == [5]
     assert ingests(store) == []
 

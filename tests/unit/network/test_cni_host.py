@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -200,13 +199,10 @@ def test_an_attachment_keeps_the_configuration_that_it_was_made_with(box: CniBox
 
 
 def test_pods_are_served_side_by_side_and_one_pod_one_by_one(box: CniBox) -> None:
-    box.configure(box.fake("only", ADD="slow", DEL="slow"))
+    box.configure(box.fake("only", ADD="meet 8"))
     network = box.network()
-    began = time.monotonic()
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda number: network.setup(f"{number:064x}", NETNS), range(8)))
-    assert time.monotonic() - began < 8 * 0.3
-    began = time.monotonic()
     other = box.network()
     teardown = threading.Thread(target=network.teardown, args=(f"{1:064x}",))
     teardown.start()

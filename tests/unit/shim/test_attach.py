@@ -20,6 +20,7 @@ from oakum.shim.attach import BEHIND_LIMIT_BYTES
 from oakum.shim.logs import Log
 from oakum.shim.loop import Loop
 from oakum.shim.stdio import STDIN_BUFFER_BYTES, Stdio
+from tests.support.patience import patient
 
 RECORD = ExitRecord(3, 0, False, 1, 2, "Error")
 
@@ -57,7 +58,7 @@ class World:
 
         self._jobs.append(run)
         os.write(self._wake[1], b"x")
-        assert done.wait(5)
+        assert done.wait(60)
         if failure:
             raise failure[0]
 
@@ -65,7 +66,7 @@ class World:
         ours, theirs = socket.socketpair()
         wanted = {"stdin": False, "stdout": True, "stderr": True, "backpressure": False, **kinds}
         self.do(lambda: self.stdio.attach(theirs, b"", **wanted))
-        ours.settimeout(5)
+        ours.settimeout(60)
         return ours
 
     def end(self) -> None:
@@ -75,7 +76,7 @@ class World:
         self.stdin = self.stdout = self.stderr = -1
         drained = threading.Event()
         self.do(lambda: self.stdio.drain(drained.set))
-        assert drained.wait(5)
+        assert drained.wait(60)
         self.do(lambda: self.stdio.finish(RECORD))
 
     def close(self) -> None:
@@ -84,7 +85,7 @@ class World:
                 os.close(fd)
         self.do(self.stdio.close)
         self.do(self.loop.stop)
-        self.thread.join(5)
+        self.thread.join(60)
         for fd in self._wake:
             os.close(fd)
         self.loop.abandon()
@@ -132,16 +133,14 @@ def test_a_reader_that_stands_still_is_dropped_and_the_container_goes_on(tmp_pat
     slow = world.attach()
     quick = world.attach()
     total = BEHIND_LIMIT_BYTES + (2 << 20)
-    received: list[tuple[int, bytes]] = []
-    reader = threading.Thread(target=lambda: received.extend(read_all(quick)))
-    reader.start()
-    began = time.monotonic()
-    for _ in range(total // 65536):
+    decoder = frames.Decoder()
+    received = 0
+    for written in range(65536, total + 1, 65536):
         os.write(world.stdout, b"x" * 65535 + b"\n")
-    assert time.monotonic() - began < 10
+        while received < written:
+            received += len(joined(decoder.feed(quick.recv(65536)), frames.STDOUT))
     world.end()
-    reader.join(5)
-    assert len(joined(received, frames.STDOUT)) == total
+    assert joined(read_all(quick), frames.STDOUT) == b""
     seen = read_all(slow)
     kind, payload = seen[-1]
     assert kind == frames.ERROR
@@ -169,7 +168,7 @@ def test_with_backpressure_the_container_waits_and_nothing_is_lost(world: World)
     got = 0
     while got < total:
         got += len(joined(decoder.feed(client.recv(65536)), frames.STDOUT))
-    producer.join(5)
+    producer.join(60)
     assert got == written == total
     client.close()
 
@@ -188,7 +187,7 @@ def test_a_client_with_backpressure_that_leaves_lets_the_container_go_on(world: 
     began = time.monotonic()
     for _ in range(32):
         os.write(world.stdout, b"z" * 65536)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < patient(5)
 
 
 def test_typing_reaches_the_container_and_waits_when_it_does_not_read(world: World) -> None:
@@ -207,7 +206,7 @@ def test_typing_reaches_the_container_and_waits_when_it_does_not_read(world: Wor
     got = b""
     while len(got) < len(text):
         got += os.read(world.stdin, 65536)
-    sender.join(5)
+    sender.join(60)
     assert got == text
     client.close()
 

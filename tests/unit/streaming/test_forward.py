@@ -140,7 +140,7 @@ def test_a_connection_that_is_reset_by_the_client_lets_go_of_the_pods_side(serve
         client.until(lambda: client.data[stream] == b"ready")
         client.session.reset(stream, 5)
         client.flush()
-        assert ended.wait(10)
+        assert ended.wait(60)
         # and its error stream ends, which is what the usual client waits for
         client.until(lambda: stream - 2 in client.ended)
     client.close()
@@ -159,7 +159,7 @@ def test_a_client_that_leaves_lets_go_of_every_connection(server: StreamingServe
         stream = client.connect(port)
         client.until(lambda: client.data[stream] == b"ready")
         client.close()
-        assert ended.wait(10)
+        assert ended.wait(60)
 
 
 @pytest.mark.parametrize("tunnel", CARRIERS)

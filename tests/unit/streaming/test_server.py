@@ -17,6 +17,7 @@ from oakum.streaming.requests import AttachRequest, ExecRequest, ForwardRequest,
 from oakum.streaming.server import StreamingConfig, StreamingServer
 from oakum.streaming.tokens import Tokens
 from tests.support.local_source import LocalSource
+from tests.support.patience import eventually
 from tests.support.streams import Answer, Command, Wire, spdy_headers, websocket_headers
 
 ECHO = ExecRequest("c", ("echo", "hi"), Wanted(stdout=True))
@@ -79,7 +80,7 @@ def test_idle_connections_keep_nobody_out_and_are_refused_politely(source: Local
         assert Command(server.url(ECHO), "spdy4", stderr=False).finish().exit_code == 0
         refused = 0
         for sock in idle[:290]:
-            sock.settimeout(5)
+            sock.settimeout(60)
             refused += sock.recv(1000).startswith(b"HTTP/1.1 503 ")
         assert refused == 290
         for sock in idle:
@@ -103,7 +104,8 @@ def test_streams_beyond_the_limit_are_refused_until_one_ends(source: LocalSource
         assert asked(server.url(ECHO)).status == 503
         open_ones[0].end_input()
         assert open_ones[0].finish().exit_code == 0
-        assert Command(server.url(ECHO), "spdy4", stderr=False).finish().exit_code == 0
+        # its place is free a moment after its last word
+        eventually(lambda: asked(server.url(ECHO)).status == 101)
         open_ones[1].close()
 
 
@@ -130,7 +132,7 @@ def test_streams_hear_that_the_server_stops(source: LocalSource, protocol: str) 
     stopping = threading.Thread(target=server.stop)
     stopping.start()
     assert "server stops" in client.finish().status["message"]
-    stopping.join(10)
+    stopping.join(60)
     assert not stopping.is_alive()
     server.stop()  # a second time is nothing
 
@@ -143,7 +145,7 @@ def test_rubbish_after_the_switch_ends_that_stream_only(server: StreamingServer)
         wire = Wire(server.url(AttachRequest("c", Wanted(stdin=True))))
         assert wire.ask("GET", *headers).status == 101
         wire.sock.sendall(rubbish)
-        wire.sock.settimeout(10)
+        wire.sock.settimeout(60)
         while True:
             try:
                 if not wire.sock.recv(1000):
