@@ -102,7 +102,11 @@ def _remove(before: Snapshot, now: Snapshot, own_directory: str, *, keep_install
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-    unmount_below(own_directory)
+    # Only what is new: daemons of wider fixtures live on theirs.
+    for line in now.mounts - before.mounts:
+        path = line.rpartition(" (")[0]
+        if path.startswith(f"{own_directory}/"):
+            unmount_below(path)
 
 
 def cgroup_mounts() -> list[str]:
