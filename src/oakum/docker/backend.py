@@ -55,8 +55,9 @@ from oakum.streaming.source import RunningExec
 
 if TYPE_CHECKING:
     from oakum.docker.events import Watcher
-    from oakum.docker.metrics import Metrics
-    from oakum.docker.stats import Statistics
+    from oakum.engine.metrics import Metrics
+    from oakum.engine.stats import Statistics
+    from oakum.engine.written import WrittenLayers
 
 DEFAULT_HOST: Final = "unix:///var/run/docker.sock"
 _RETRY_S: Final = 2.0
@@ -125,15 +126,29 @@ class DockerBackend:
 
     @cached_property
     def _statistics(self) -> Statistics:
-        from oakum.docker.stats import Statistics  # a command of `oakum migrate` needs none of these three
+        from oakum.engine.stats import Statistics  # a command of `oakum migrate` needs none of these
 
-        return Statistics(self.client, self._objects, self.network, self._cgroups)
+        return Statistics(self._objects, self.network, self._cgroups, self._written)
 
     @cached_property
     def _metrics(self) -> Metrics:
-        from oakum.docker.metrics import Metrics  # see above
+        from oakum.docker.beginnings import Beginnings  # see above
+        from oakum.engine.metrics import Metrics
 
-        return Metrics(self._statistics, self._objects, self.network, self._cgroups)
+        return Metrics(
+            Beginnings(self._objects),
+            self.network,
+            self._cgroups,
+            written=self._written,
+            root=self.client.root_directory,
+        )
+
+    @cached_property
+    def _written(self) -> WrittenLayers:
+        from oakum.docker.layers import DockerLayers  # see above
+        from oakum.engine.written import WrittenLayers
+
+        return WrittenLayers(DockerLayers(self.client).measure, self.client.root_directory)
 
     @cached_property
     def _watcher(self) -> Watcher:

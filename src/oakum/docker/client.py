@@ -94,6 +94,7 @@ class DockerClient:
             )
         self._deadline_s = deadline_s
         self._guard = threading.Lock()
+        self._root_directory = ""
         self._kept: list[Connection] = []
         self._version: tuple[int, int] | None = None
 
@@ -122,6 +123,12 @@ class DockerClient:
     def ping(self, deadline_s: float = 2.0) -> None:
         """Return when Docker answers. Raises Unavailable, DeadlineExceeded."""
         self._exchange("GET", "/_ping", None, time.monotonic() + deadline_s, "GET /_ping")
+
+    def root_directory(self) -> str:
+        """The directory that Docker keeps everything in. Raises as every call."""
+        if not self._root_directory:
+            self._root_directory = str(self.get("/info")["DockerRootDir"])
+        return self._root_directory
 
     def peer_pid(self) -> int:
         """The process that made the socket: dockerd, or who started it with one. Raises Unavailable."""

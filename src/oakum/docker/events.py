@@ -30,7 +30,7 @@ from oakum.backend.status import (
 )
 from oakum.docker.client import DockerClient, Reader
 from oakum.docker.labels import INSTALLATION, KIND, SANDBOX
-from oakum.docker.lookup import Lookup
+from oakum.engine.lookup import Lookup
 from oakum.errors import Internal, NotFound, OakumError
 
 log = logging.getLogger(__name__)

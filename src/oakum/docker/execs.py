@@ -23,8 +23,8 @@ from oakum.backend.status import ExecResult
 from oakum.docker import tree
 from oakum.docker.client import DockerClient
 from oakum.docker.failures import not_runnable
-from oakum.docker.lookup import Lookup
 from oakum.docker.stdcopy import STDERR, STDOUT, Demultiplexer
+from oakum.engine.lookup import Lookup
 from oakum.errors import (
     Cancelled,
     CommandNotRunnable,

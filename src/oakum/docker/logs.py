@@ -45,7 +45,6 @@ class LogKeeper:
     def __init__(self, client: DockerClient, containers_directory: str) -> None:
         self._client = client
         self._directory = containers_directory
-        self._docker_root = ""
         self._guard = threading.Lock()
         self._tails: dict[str, Tail] = {}
         self._new: list[Tail] = []
@@ -103,7 +102,7 @@ class LogKeeper:
         if not log_path:
             return
         # asked of Docker, which may hang, before anybody is made to wait for us
-        root = self._root()
+        root = self._client.root_directory()
         with self._guard:
             if container_id in self._tails:
                 return
@@ -145,11 +144,6 @@ class LogKeeper:
             with tail.lock:
                 tail.forget()
         self._wake()
-
-    def _root(self) -> str:
-        if not self._docker_root:
-            self._docker_root = str(self._client.get("/info")["DockerRootDir"])
-        return self._docker_root
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # it is awake

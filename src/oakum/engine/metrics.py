@@ -1,30 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics of all pods, in one pass over cgroupfs, /proc and the interfaces. Asks no shim."""
+"""The metrics of all pods, in one pass over cgroupfs, /proc and the interfaces; neither shims nor Docker are asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from oakum.backend.status import ContainerFilter, MetricDescriptor, SandboxFilter, SandboxMetrics
+from oakum.backend.status import (
+    ContainerFilter,
+    ContainerStatus,
+    MetricDescriptor,
+    SandboxFilter,
+    SandboxMetrics,
+)
 from oakum.engine import measures
-from oakum.engine.containers import Containers
-from oakum.engine.context import Context
-from oakum.engine.sandboxes import Sandboxes
-from oakum.engine.stats import Statistics
-from oakum.engine.store.records import ContainerRecord
+from oakum.engine.lookup import Lookup
+from oakum.engine.stats import RUNNING, Traffic
+from oakum.engine.written import WrittenLayers
+from oakum.oci.cgroups.layout import Layout
+
+if TYPE_CHECKING:
+    from oakum.network.attachment import InterfaceCounters
 
 
 class Metrics:
-    """The metrics of one namespace."""
+    """The metrics of what one `Lookup` finds, whose containers come with pid and beginning."""
 
     def __init__(
-        self, context: Context, sandboxes: Sandboxes, containers: Containers, statistics: Statistics
+        self,
+        lookup: Lookup,
+        network: Traffic,
+        cgroups: Layout,
+        *,
+        written: WrittenLayers,
+        root: Callable[[], str],
     ) -> None:
-        self._context = context
-        self._sandboxes = sandboxes
-        self._containers = containers
-        self._statistics = statistics
-        self._meter = measures.Meter(context.cgroups)
+        """`root` tells a directory on the file system that containers write to."""
+        self._lookup = lookup
+        self._network = network
+        self._written = written
+        self._root = root
+        self._meter = measures.Meter(cgroups)
 
     def descriptors(self) -> Sequence[MetricDescriptor]:
         """All families."""
@@ -32,26 +48,28 @@ class Metrics:
 
     def sandboxes(self) -> Sequence[SandboxMetrics]:
         """The values of all ready sandboxes, and of what runs in them."""
-        ready = self._sandboxes.list(SandboxFilter(state="ready"))
-        traffic = self._context.network.usages() if any(s.netns_path for s in ready) else {}
-        running: dict[str, list[ContainerRecord]] = {}
-        for record, status in self._containers.listed(ContainerFilter()):
-            if status.state in ("running", "paused"):
-                running.setdefault(record.sandbox_id, []).append(record)
-        self._meter.keep({record.id for records in running.values() for record in records})
-        disk = measures.Disk(self._context.layout.root)
+        ready = self._lookup.sandboxes(SandboxFilter(state="ready"))
+        traffic: Mapping[str, InterfaceCounters] = (
+            self._network.usages() if any(s.netns_path for s in ready) else {}
+        )
+        running: dict[str, list[ContainerStatus]] = {}
+        for status in self._lookup.containers(ContainerFilter()):
+            if status.state in RUNNING:
+                running.setdefault(status.sandbox_id, []).append(status)
+        self._meter.keep({status.id for statuses in running.values() for status in statuses})
+        disk = measures.Disk(self._root())
         return [
             SandboxMetrics(
                 id=s.id,
                 metrics=tuple(measures.of_sandbox(s, traffic.get(s.id))),
                 containers=tuple(
-                    (record.id, tuple(self._meter.of(s, record, disk, self._written_bytes(record.id))))
-                    for record in running.get(s.id, ())
+                    (status.id, tuple(self._meter.of(s, status, disk, self._written_bytes(status.id))))
+                    for status in running.get(s.id, ())
                 ),
             )
             for s in ready
         ]
 
     def _written_bytes(self, container_id: str) -> int | None:
-        written = self._statistics.layer(container_id)
+        written = self._written.of(container_id)
         return written.used_bytes if written is not None else None

@@ -33,7 +33,7 @@ from oakum.engine.images import Images
 from oakum.engine.logs import LogLine
 from oakum.engine.sandboxes import Sandboxes
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
-from oakum.errors import OakumError
+from oakum.errors import NotFound, OakumError
 from oakum.model.exits import ExitRecord
 
 if TYPE_CHECKING:
@@ -42,11 +42,14 @@ if TYPE_CHECKING:
     from oakum.engine.events import Watcher
     from oakum.engine.execs import Execs
     from oakum.engine.files import ContainerFiles
+    from oakum.engine.lookup import NamespaceLookup
     from oakum.engine.metrics import Metrics
     from oakum.engine.named_volumes import NamedVolumes
     from oakum.engine.stats import Statistics
+    from oakum.engine.written import WrittenLayers
     from oakum.images.config import ImageConfig
     from oakum.shim.client import Exec
+    from oakum.snapshots.protocol import Usage
 
 
 class Namespace:
@@ -73,7 +76,25 @@ class Namespace:
     def _statistics(self) -> Statistics:
         from oakum.engine.stats import Statistics  # see above
 
-        return Statistics(self._context, self._sandboxes, self._containers)
+        return Statistics(self._lookup, self._context.network, self._context.cgroups, self._written)
+
+    @cached_property
+    def _lookup(self) -> NamespaceLookup:
+        from oakum.engine.lookup import NamespaceLookup  # see above
+
+        return NamespaceLookup(self._sandboxes, self._containers)
+
+    @cached_property
+    def _written(self) -> WrittenLayers:
+        from oakum.engine.written import WrittenLayers  # see above
+
+        return WrittenLayers(self._written_to, lambda: self._context.layout.root)
+
+    def _written_to(self, container_id: str) -> Usage | None:
+        try:
+            return self._context.snapshotter.usage(container_id)
+        except NotFound:
+            return None  # it is being removed
 
     @cached_property
     def _watcher(self) -> Watcher:
@@ -99,7 +120,13 @@ class Namespace:
     def _metrics(self) -> Metrics:
         from oakum.engine.metrics import Metrics  # only servers are asked for them
 
-        return Metrics(self._context, self._sandboxes, self._containers, self._statistics)
+        return Metrics(
+            self._lookup,
+            self._context.network,
+            self._context.cgroups,
+            written=self._written,
+            root=lambda: self._context.layout.root,
+        )
 
     # RuntimeBackend: health
 

@@ -1,79 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics: one pass over cgroups, interface counters and writable layers, no shim asked.
+"""Statistics: one pass over cgroups, interface counters and writable layers; neither shims nor Docker are asked.
 
-Owns which groups, interfaces and layers are looked at; `usage` makes of them what callers are told. The sources are
-`oakum.oci.cgroups.stats`, `oakum.network` and `oakum.snapshots`.
+Owns which groups, interfaces and layers are looked at, the same for every backend; `usage` makes of them what callers
+are told.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from oakum.backend.config import ContainerConfig
-from oakum.backend.status import (
-    ContainerFilter,
-    ContainerStats,
-    FilesystemUsage,
-    SandboxFilter,
-    SandboxStats,
-    SandboxStatus,
-)
+from oakum.backend.status import ContainerFilter, ContainerStats, SandboxFilter, SandboxStats, SandboxStatus
 from oakum.engine import usage
-from oakum.engine.containers import Containers
-from oakum.engine.context import Context
-from oakum.engine.sandboxes import Sandboxes
-from oakum.errors import NotFound
+from oakum.engine.lookup import Lookup
+from oakum.engine.written import WrittenLayers
+from oakum.oci.cgroups.layout import Layout
+from oakum.oci.cgroups.stats import read_stats
 
 if TYPE_CHECKING:
     from oakum.network.attachment import InterfaceCounters
-    from oakum.oci.cgroups.stats import CgroupStats
 
-# Counting what a container wrote walks its tree; the kubelet asks every 10 s.
-_LAYER_AGE_NS: Final = 10_000_000_000
+RUNNING: Final = ("running", "paused")
+
+
+class Traffic(Protocol):
+    """What counts the bytes of sandboxes' interfaces."""
+
+    def usage(self, sandbox_id: str) -> InterfaceCounters | None:
+        """Those of one sandbox."""
+        ...
+
+    def usages(self) -> Mapping[str, InterfaceCounters]:
+        """Those of all."""
+        ...
 
 
 class Statistics:
-    """The statistics of one namespace."""
+    """The statistics of what one `Lookup` finds."""
 
-    def __init__(self, context: Context, sandboxes: Sandboxes, containers: Containers) -> None:
-        self._context = context
-        self._sandboxes = sandboxes
-        self._containers = containers
+    def __init__(self, lookup: Lookup, network: Traffic, cgroups: Layout, written: WrittenLayers) -> None:
+        self._lookup = lookup
+        self._network = network
+        self._cgroups = cgroups
         self._rates = usage.Rates()
-        self._layers: dict[str, FilesystemUsage] = {}
+        self.written = written
 
     # containers
 
     def container(self, container_id: str) -> ContainerStats:
         """One container. Raises NotFound."""
-        status = self._containers.status(container_id)
-        running = status.state in ("running", "paused")
-        return self._of(status.id, status.config, status.cgroup_path if running else "")
+        status = self._lookup.container(container_id)
+        return self._of(status.id, status.config, status.cgroup_path if status.state in RUNNING else "")
 
-    def containers(self, wanted: ContainerFilter) -> Sequence[ContainerStats]:
+    def containers(self, wanted: ContainerFilter = ContainerFilter()) -> Sequence[ContainerStats]:  # noqa: B008 - frozen
         """Those that match and run."""
         return [stats for _, stats in self._running(wanted)]
 
     def _running(self, wanted: ContainerFilter) -> list[tuple[str, ContainerStats]]:
-        found: list[tuple[str, ContainerStats]] = []
-        paths: set[str] = set()
-        for record, status in self._containers.listed(wanted):
-            if status.state in ("running", "paused"):
-                paths.add(record.cgroup_path)
-                found.append((record.sandbox_id, self._of(record.id, record.config, record.cgroup_path)))
+        listed = self._lookup.containers(wanted)
+        found = [
+            (status.sandbox_id, self._of(status.id, status.config, status.cgroup_path))
+            for status in listed
+            if status.state in RUNNING
+        ]
         if wanted == ContainerFilter():
-            self._rates.keep(paths)
-            alive = {stats.id for _, stats in found}
-            self._layers = {key: layer for key, layer in self._layers.items() if key in alive}
+            self._rates.keep({status.cgroup_path for status in listed})
+            self.written.keep({status.id for status in listed})
         return found
 
     def _of(self, container_id: str, config: ContainerConfig, cgroup_path: str) -> ContainerStats:
-        layer = self.layer(container_id)
+        layer = self.written.of(container_id)
         if not cgroup_path:
             return ContainerStats(id=container_id, config=config, writable_layer=layer)
-        stats = self._read(cgroup_path)
+        stats = read_stats(self._cgroups, cgroup_path)
         return ContainerStats(
             id=container_id,
             config=config,
@@ -85,43 +85,21 @@ class Statistics:
             pids=stats.pids or 0,
         )
 
-    def layer(self, container_id: str) -> FilesystemUsage | None:
-        """What a container has written, counted at most every ten seconds; None while it is removed."""
-        now = time.time_ns()
-        known = self._layers.get(container_id)
-        if known is not None and now - known.timestamp_ns < _LAYER_AGE_NS:
-            return known
-        try:
-            written = self._context.snapshotter.usage(container_id)
-        except NotFound:
-            return None  # it is being removed
-        found = FilesystemUsage(
-            timestamp_ns=now,
-            mountpoint=self._context.layout.root,
-            used_bytes=written.used_bytes,
-            inodes_used=written.inodes,
-        )
-        self._layers[container_id] = found
-        return found
-
-    def _read(self, cgroup_path: str) -> CgroupStats:
-        from oakum.oci.cgroups.stats import read_stats  # only statistics need the parsers
-
-        return read_stats(self._context.cgroups, cgroup_path)
-
     # sandboxes
 
     def sandbox(self, sandbox_id: str) -> SandboxStats:
         """One sandbox. Raises NotFound."""
-        status = self._sandboxes.status(sandbox_id)
+        status = self._lookup.sandbox(sandbox_id)
         containers = tuple(self.containers(ContainerFilter(sandbox_id=status.id)))
-        traffic = self._context.network.usage(status.id) if status.netns_path else None
+        traffic = self._network.usage(status.id) if status.netns_path else None
         return self._of_sandbox(status, containers, traffic)
 
-    def sandboxes(self, wanted: SandboxFilter) -> Sequence[SandboxStats]:
+    def sandboxes(self, wanted: SandboxFilter = SandboxFilter()) -> Sequence[SandboxStats]:  # noqa: B008 - frozen
         """Those that match and are ready."""
-        ready = [s for s in self._sandboxes.list(wanted) if s.state == "ready"]
-        traffic = self._context.network.usages() if any(s.netns_path for s in ready) else {}
+        ready = [s for s in self._lookup.sandboxes(wanted) if s.state == "ready"]
+        traffic: Mapping[str, InterfaceCounters] = (
+            self._network.usages() if any(s.netns_path for s in ready) else {}
+        )
         by_sandbox: dict[str, list[ContainerStats]] = {}
         only = ContainerFilter(sandbox_id=ready[0].id) if len(ready) == 1 else ContainerFilter()
         for sandbox_id, stats in self._running(only) if ready else ():
@@ -132,7 +110,7 @@ class Statistics:
         self, status: SandboxStatus, containers: tuple[ContainerStats, ...], traffic: InterfaceCounters | None
     ) -> SandboxStats:
         path = usage.pod_cgroup(status.cgroup_path)
-        stats = self._read(path)
+        stats = read_stats(self._cgroups, path)
         return SandboxStats(
             id=status.id,
             config=status.config,
