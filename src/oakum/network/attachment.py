@@ -39,7 +39,8 @@ class PortRequest(Protocol):
 class AttachmentOptions(NamedTuple):
     """What a sandbox wants of its network beyond ports; empty and 0 mean "not said".
 
-    Rates are bits a second as the sandbox sees them: `ingress` is what it receives. `dns_*`, `pod_*`, `annotations`,
+    Rates are bits a second as the sandbox sees them: `ingress` is what it receives. `names` (host name, name, short id)
+    and `aliases` are what others of a network find it by; without names it is not found. `dns_*`, `pod_*`, `annotations`,
     `cgroup_path`, `device_id`, `infiniband_guid` and `arguments` are for CNI plugins.
     """
 
@@ -58,6 +59,8 @@ class AttachmentOptions(NamedTuple):
     device_id: str = ""
     infiniband_guid: str = ""
     arguments: dict[str, str] = {}
+    names: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 class Attachment(NamedTuple):
@@ -82,6 +85,8 @@ class Attachment(NamedTuple):
     dns_servers: tuple[str, ...] = ()
     dns_searches: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     @property
     def address(self) -> str:

@@ -97,11 +97,13 @@ class Bridges:
             network = self._parts.database.network(name)
             if network is None:
                 return
-            users = [
-                row.sandbox_id for row in self._parts.database.attachments() if row.network == network.name
-            ]
+            users = self._parts.database.attachments_to(network.name)
             if users:
-                raise FailedPrecondition("remove network", name, f"sandbox {users[0][:12]} is attached")
+                who = f"sandbox {users[0].sandbox_id[:12]} is attached"
+                if users[0].names:
+                    who = f"container {users[0].names.split()[1]} is connected to it"
+                more = f", and {len(users) - 1} more" if len(users) > 1 else ""
+                raise FailedPrecondition("remove network", name, f"{who}{more}")
             if len(self._parts.database.networks()) == 1:
                 self._parts.firewall.remove()
             for link in (*self.ports_of(network), network.bridge):

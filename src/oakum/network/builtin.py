@@ -10,27 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from oakum.errors import FailedPrecondition, OakumError
+from oakum.errors import OakumError
 from oakum.linux import rtnetlink
-from oakum.linux.netns import open_netns
-from oakum.network import links
 from oakum.network.attachment import (
-    INTERFACE,
     Attachment,
     AttachmentOptions,
     InterfaceCounters,
     PortRequest,
 )
 from oakum.network.bridges import Bridges
-from oakum.network.database import AttachmentRow, NetworkDatabase, NetworkRow
-from oakum.network.flows import forget_flows_to
+from oakum.network.database import AttachmentRow, Due, NetworkDatabase, NetworkRow
+from oakum.network.names import Neighbour, render
 from oakum.network.parts import Parts
-from oakum.network.pool import (
-    check_mac,
-    host_interface_of,
-    offset_of,
-)
-from oakum.network.ports import Binding, check_free, plan_bindings
+from oakum.network.places import Places, Request, describe
+from oakum.network.ports import Binding
 from oakum.network.protocol import DEFAULT_NETWORK, NetworkInfo
 
 
@@ -45,6 +38,7 @@ class BuiltinNetwork:
         """
         self._parts = Parts(database, name_suffix)
         self._bridges = Bridges(self._parts)
+        self._places = Places(self._parts, self._bridges)
         self._guard = self._parts.guard
         self.bridge = self._parts.bridge
         self.table = self._parts.table
@@ -67,7 +61,7 @@ class BuiltinNetwork:
     ) -> Attachment:
         """Attach the network namespace at `netns_path`: address, routes, way out, host ports. May be repeated.
 
-        Of `options`, addresses, MAC and rates count here.
+        Of `options`, addresses, MAC, rates and names count here.
 
         Raises:
             AlreadyExists: a host port or address is taken, by a process of the host or by another sandbox.
@@ -76,54 +70,37 @@ class BuiltinNetwork:
             ResourceExhausted: no address is left.
             SystemFailure: the kernel refuses; nothing is left attached.
         """
-        check_mac(options.mac)
-        with self._guard, open_netns(netns_path) as netns:
-            row, bridge, warnings = self._bridges.ensure(network)
-            bindings = plan_bindings(port_mappings, with_ipv6=row.subnet6 is not None)
-            wanted = AttachmentRow(
-                sandbox_id,
-                row.name,
-                netns_path,
-                hostname,
-                host_interface_of(self.table, sandbox_id),
-                0,
-                bridge.mtu,
-                has_ipv6=False,
-                mac=options.mac.lower(),
-                ingress=options.ingress_bits_per_s,
-                egress=options.egress_bits_per_s,
+        with self._guard:
+            return self._places.take(
+                Request(sandbox_id, netns_path, network, hostname, options, tuple(port_mappings))
             )
-            chosen = offset_of(options.addresses, row.subnet4, row.subnet6)
-            attached, is_new = self._reserve(row, wanted, bindings, chosen=chosen)
-            try:
-                plan = _link_plan(row, attached, bridge.ifindex)
-                has_ipv6 = links.connect(
-                    self._parts.route, plan, netns_fd=netns.fileno(), netns_path=netns_path
-                )
-                attached = self._publish(attached._replace(has_ipv6=has_ipv6), bindings)
-            except BaseException:  # Ctrl-C as well: who asked for nothing keeps nothing
-                if is_new:
-                    self.teardown(sandbox_id)
-                raise
-            return _describe(row, attached, tuple(warnings))
+
+    def connect(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        *,
+        network: str,
+        hostname: str = "",
+        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
+    ) -> Attachment:
+        """Attach a sandbox to a further network, with an interface of its own. May be repeated. Raises as `setup`."""
+        with self._guard:
+            return self._places.take(Request(sandbox_id, netns_path, network, hostname, options, None))
+
+    def disconnect(self, sandbox_id: str, network: str) -> bool:
+        """Detach a sandbox from one network, its interface included; whether it was attached. Raises SystemFailure."""
+        with self._guard:
+            return self._places.leave(sandbox_id, network)
 
     def teardown(self, sandbox_id: str) -> None:
-        """Detach a sandbox: its address and ports are free for others. Succeeds for what is gone.
+        """Detach a sandbox: its addresses and ports are free for others. Succeeds for what is gone.
 
-        The link is not deleted here, which would take the kernel some 15 ms: it goes with the namespace, or with `gc`
+        The links are not deleted here, which would take the kernel some 15 ms: they go with the namespace, or with `gc`
         where somebody keeps the namespace. Raises SystemFailure.
         """
         with self._guard:
-            if self._database.attachment(sandbox_id) is None:
-                return
-            with self._database.change():
-                attached = self._database.attachment(sandbox_id)
-                if attached is None:
-                    return
-                ports = self._parts.published(attached, self._database.bindings(sandbox_id))
-                self._database.release(sandbox_id)
-                self._parts.firewall.remove_ports(ports)
-            forget_flows_to(self._parts.route, ports)
+            self._places.give_back(sandbox_id)
 
     def abandon(self, sandbox_id: str) -> None:
         """As `teardown`, which has nothing that could be put off. Raises SystemFailure."""
@@ -134,17 +111,22 @@ class BuiltinNetwork:
         return False
 
     def attachment(self, sandbox_id: str) -> Attachment | None:
-        """A sandbox's attachment; None when it has none. Raises SystemFailure."""
+        """A sandbox's oldest attachment; None when it has none. Raises SystemFailure."""
+        return next(iter(self.attachments_of(sandbox_id)), None)
+
+    def attachments_of(self, sandbox_id: str) -> list[Attachment]:
+        """A sandbox's attachments, the oldest first. Raises SystemFailure."""
         with self._guard:
-            row = self._database.attachment(sandbox_id)
-            network = self._database.network(row.network) if row is not None else None
-            return _describe(network, row) if row is not None and network is not None else None
+            return self._describe(self._database.attachments_of(sandbox_id))
 
     def attachments(self) -> list[Attachment]:
         """All attachments. Raises SystemFailure."""
         with self._guard:
-            networks = {network.name: network for network in self._database.networks()}
-            return [_describe(networks[row.network], row) for row in self._database.attachments()]
+            return self._describe(self._database.attachments())
+
+    def _describe(self, rows: Sequence[AttachmentRow]) -> list[Attachment]:
+        networks = {network.name: network for network in self._database.networks()} if rows else {}
+        return [describe(networks[row.network], row) for row in rows]
 
     def published(self, sandbox_id: str) -> list[Binding]:
         """The host ports of a sandbox. Raises SystemFailure."""
@@ -154,20 +136,68 @@ class BuiltinNetwork:
     def usage(self, sandbox_id: str) -> InterfaceCounters | None:
         """The traffic of a sandbox as seen from inside; None when it is not attached. Raises SystemFailure."""
         with self._guard:
-            link = rtnetlink.get_link(
-                self._parts.route, host_interface_of(self.table, sandbox_id), stats=True
-            )
-            return _seen_from_inside(link.stats) if link is not None else None
+            row = self._database.attachment(sandbox_id)
+            if row is None:
+                return None
+            link = rtnetlink.get_link(self._parts.route, row.host_interface, stats=True)
+            return _seen_from_inside(link.stats, row.interface) if link is not None else None
 
     def usages(self) -> dict[str, InterfaceCounters]:
         """The traffic of all attached sandboxes in one pass. Raises SystemFailure."""
         with self._guard:
-            names = {row.host_interface: row.sandbox_id for row in self._database.attachments()}
+            first: dict[str, AttachmentRow] = {}
+            for row in self._database.attachments():
+                first.setdefault(row.sandbox_id, row)
+            rows = {row.host_interface: row for row in first.values()}
             return {
-                names[link.name]: _seen_from_inside(link.stats)
+                row.sandbox_id: _seen_from_inside(link.stats, row.interface)
                 for link in rtnetlink.list_links(self._parts.route, stats=True)
-                if link.name in names
+                if (row := rows.get(link.name)) is not None
             }
+
+    # Names, and what is owed to sandboxes
+
+    def name_lines(self, sandbox_id: str, taken: Collection[str] = ()) -> list[str] | None:
+        """The lines for a sandbox's hosts file, without names of others in `taken`; None where it has no names.
+
+        Raises SystemFailure.
+        """
+        with self._guard:
+            rows = [row for row in self._database.attachments_of(sandbox_id) if row.names]
+            found: list[Neighbour] = []
+            for row in rows:
+                shared = row.network != DEFAULT_NETWORK
+                group = self._database.attachments_to(row.network) if shared else [row]
+                found += [
+                    Neighbour(
+                        each.network, each.addresses, each.names, each.aliases, each.sandbox_id == sandbox_id
+                    )
+                    for each in self._describe(group)
+                    if each.names
+                ]
+        return render(found, taken) if rows else None
+
+    def rename(self, sandbox_id: str, names: Sequence[str]) -> None:
+        """Have the others of its networks find a sandbox by `names`. Raises InvalidArgument, SystemFailure."""
+        with self._guard:
+            self._places.rename(sandbox_id, names)
+
+    def owe(self, sandbox_id: str, what: str) -> None:
+        """Note that a sandbox's "names" or "networks" have to be looked after. Raises SystemFailure."""
+        with self._guard, self._database.change():
+            self._database.owe(sandbox_id, what)
+
+    def due(self, what: str) -> list[Due]:
+        """What is owed of one kind. Raises SystemFailure."""
+        with self._guard:
+            return self._database.due(what)
+
+    def settle(self, done: Sequence[Due]) -> None:
+        """Forget what was owed, but for what came to be owed once more since. Raises SystemFailure."""
+        if done:
+            with self._guard, self._database.change():
+                for each in done:
+                    self._database.settle(each)
 
     # Networks
 
@@ -251,87 +281,11 @@ class BuiltinNetwork:
     def _database(self) -> NetworkDatabase:
         return self._parts.database
 
-    def _reserve(
-        self, network: NetworkRow, wanted: AttachmentRow, bindings: Sequence[Binding], *, chosen: int | None
-    ) -> tuple[AttachmentRow, bool]:
-        sandbox_id = wanted.sandbox_id
-        with self._database.change():
-            found = self._database.attachment(sandbox_id)
-            if found is not None and found.network != network.name:
-                raise FailedPrecondition(
-                    "attach sandbox", sandbox_id[:12], f"it is attached to network {found.network}"
-                )
-            if found is None:
-                row = self._database.allocate(network, wanted, chosen=chosen)
-            elif chosen not in (None, found.offset):
-                raise FailedPrecondition(
-                    "attach sandbox", sandbox_id[:12], "it is attached with another address"
-                )
-            else:
-                row = wanted._replace(offset=found.offset, has_ipv6=found.has_ipv6)
-                self._database.update_attachment(row)
-            held = self._database.bindings(sandbox_id)
-            self._database.reserve(sandbox_id, bindings)
-            # After the reservation, so that of two sandboxes the second hears of the first, not of its traffic.
-            check_free([binding for binding in bindings if binding not in held])
-        return row, found is None
 
-    def _publish(self, attached: AttachmentRow, bindings: Sequence[Binding]) -> AttachmentRow:
-        with self._database.change():
-            self._database.update_attachment(attached)
-            gone = [held for held in self._database.bindings(attached.sandbox_id) if held not in bindings]
-            if gone:
-                self._parts.firewall.remove_ports(self._parts.published(attached, gone))
-                self._database.drop_ports(attached.sandbox_id)
-                self._database.reserve(attached.sandbox_id, bindings)
-            ports = self._parts.published(attached, bindings)
-            self._parts.firewall.add_ports(ports)
-        forget_flows_to(self._parts.route, ports)
-        return attached
-
-
-def _link_plan(network: NetworkRow, attached: AttachmentRow, bridge_index: int) -> links.LinkPlan:
-    subnet6 = network.subnet6
-    return links.LinkPlan(
-        attached.host_interface,
-        bridge_index,
-        attached.mtu,
-        links.interface_at(network.subnet4, attached.offset),
-        links.interface_at(subnet6, attached.offset) if subnet6 is not None else None,
-        links.interface_at(network.subnet4, 1).ip,
-        links.interface_at(subnet6, 1).ip if subnet6 is not None else None,
-        attached.mac,
-        attached.ingress,
-        attached.egress,
-    )
-
-
-def _describe(network: NetworkRow, row: AttachmentRow, warnings: tuple[str, ...] = ()) -> Attachment:
-    plan = _link_plan(network, row, 0)
-    inner = [plan.address4]
-    gateways = [str(plan.gateway4)]
-    if row.has_ipv6 and plan.address6 is not None:
-        inner.append(plan.address6)
-        gateways.append(str(plan.gateway6))
-    return Attachment(
-        row.sandbox_id,
-        row.network,
-        row.netns_path,
-        row.host_interface,
-        tuple(str(address.ip) for address in inner),
-        tuple(address.network.prefixlen for address in inner),
-        tuple(gateways),
-        plan.mac,
-        row.mtu,
-        hostname=row.hostname,
-        warnings=warnings,
-    )
-
-
-def _seen_from_inside(stats: rtnetlink.LinkStats) -> InterfaceCounters:
+def _seen_from_inside(stats: rtnetlink.LinkStats, interface: str) -> InterfaceCounters:
     """What the host's end sent is what the sandbox received."""
     return InterfaceCounters(
-        INTERFACE,
+        interface,
         rx_bytes=stats.tx_bytes,
         rx_errors=stats.tx_errors,
         tx_bytes=stats.rx_bytes,

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from oakum.errors import AlreadyExists, SystemFailure
+from oakum.network.attachment import INTERFACE
 from oakum.network.pool import next_offset
 from oakum.network.ports import Binding
 
@@ -45,12 +46,38 @@ ALTER TABLE attachments ADD COLUMN ingress INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attachments ADD COLUMN egress INTEGER NOT NULL DEFAULT 0;
 PRAGMA user_version = 2;
 """,
+    # Ports lose their foreign key: a sandbox may have several attachments now, and dropping the table that a key leads
+    # to would delete them.
+    """
+CREATE TABLE held (
+    protocol TEXT NOT NULL, host_ip TEXT NOT NULL, host_port INTEGER NOT NULL, container_port INTEGER NOT NULL,
+    sandbox_id TEXT NOT NULL, PRIMARY KEY (protocol, host_ip, host_port)) STRICT;
+INSERT INTO held SELECT protocol, host_ip, host_port, container_port, sandbox_id FROM ports;
+DROP TABLE ports;
+ALTER TABLE held RENAME TO ports;
+CREATE INDEX ports_of_sandbox ON ports (sandbox_id);
+CREATE TABLE joined (
+    sandbox_id TEXT NOT NULL, network TEXT NOT NULL REFERENCES networks (name), netns_path TEXT NOT NULL,
+    hostname TEXT NOT NULL, host_interface TEXT NOT NULL UNIQUE, offset INTEGER NOT NULL,
+    mtu INTEGER NOT NULL DEFAULT 0, has_ipv6 INTEGER NOT NULL DEFAULT 0, mac TEXT NOT NULL DEFAULT '',
+    ingress INTEGER NOT NULL DEFAULT 0, egress INTEGER NOT NULL DEFAULT 0, interface TEXT NOT NULL,
+    names TEXT NOT NULL, aliases TEXT NOT NULL, PRIMARY KEY (sandbox_id, network), UNIQUE (sandbox_id, interface),
+    UNIQUE (network, offset)) STRICT;
+INSERT INTO joined SELECT sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6, mac, ingress,
+    egress, 'eth0', '', '' FROM attachments ORDER BY rowid;
+DROP TABLE attachments;
+ALTER TABLE joined RENAME TO attachments;
+CREATE TABLE due (sandbox_id TEXT NOT NULL, what TEXT NOT NULL, turn INTEGER NOT NULL,
+    PRIMARY KEY (sandbox_id, what)) STRICT;
+PRAGMA user_version = 3;
+""",
 )
 _VERSION: Final = 1 + len(_CHANGES)
 
+_OF_SANDBOXES: Final = ("attachments", "ports", "due")
 _ATTACHMENTS: Final = (
-    "SELECT sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6, mac, ingress, egress"
-    " FROM attachments"
+    "SELECT sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6, mac, ingress, egress,"
+    " interface, names, aliases FROM attachments"
 )
 
 
@@ -66,9 +93,10 @@ class NetworkRow(NamedTuple):
 
 
 class AttachmentRow(NamedTuple):
-    """A sandbox's row; `offset` counts from the start of both subnets.
+    """A sandbox's place in one network; `offset` counts from the start of both subnets.
 
     `mac` is empty where it follows from the address; `ingress` and `egress` are limits in bits a second, 0 for none.
+    `names` and `aliases`, apart by blanks, are what hosts files call it; see `names`.
     """
 
     sandbox_id: str
@@ -82,6 +110,20 @@ class AttachmentRow(NamedTuple):
     mac: str = ""
     ingress: int = 0
     egress: int = 0
+    interface: str = INTERFACE
+    names: str = ""
+    aliases: str = ""
+
+
+class Due(NamedTuple):
+    """Something that is owed to a sandbox: "names" in its hosts file, or its "networks" as they were asked for.
+
+    `turn` tells whether it came to be owed once more since it was read.
+    """
+
+    sandbox_id: str
+    what: str
+    turn: int
 
 
 class PublishedPort(NamedTuple):
@@ -217,11 +259,26 @@ class NetworkDatabase:
         return self._attachments("")
 
     def attachment(self, sandbox_id: str) -> AttachmentRow | None:
-        """The attachment of a sandbox."""
-        return next(iter(self._attachments(" WHERE sandbox_id = ?", sandbox_id)), None)
+        """The first attachment of a sandbox."""
+        return next(iter(self.attachments_of(sandbox_id)), None)
+
+    def attachments_of(self, sandbox_id: str) -> list[AttachmentRow]:
+        """The attachments of a sandbox, the oldest first."""
+        return self._attachments(" WHERE sandbox_id = ?", sandbox_id)
+
+    def knows(self, sandbox_id: str) -> bool:
+        """Whether a sandbox has anything: a place in a network, ports, or what is owed to it."""
+        return any(
+            self._query(f"SELECT 1 FROM {table} WHERE sandbox_id = ? LIMIT 1", sandbox_id)  # noqa: S608 - ours
+            for table in _OF_SANDBOXES
+        )
+
+    def attachments_to(self, network: str) -> list[AttachmentRow]:
+        """The attachments to a network, the oldest first."""
+        return self._attachments(" WHERE network = ?", network)
 
     def _attachments(self, condition: str, *values: str) -> list[AttachmentRow]:
-        rows = self._query(_ATTACHMENTS + condition, *values)
+        rows = self._query(f"{_ATTACHMENTS}{condition} ORDER BY rowid", *values)
         return [
             AttachmentRow(
                 row[0],
@@ -235,6 +292,9 @@ class NetworkDatabase:
                 row[8],
                 int(row[9]),
                 int(row[10]),
+                row[11],
+                row[12],
+                row[13],
             )
             for row in rows
         ]
@@ -266,7 +326,7 @@ class NetworkDatabase:
         row = wanted._replace(offset=offset)
         self._connection.execute(
             "INSERT INTO attachments (sandbox_id, network, netns_path, hostname, host_interface, offset, mtu, has_ipv6,"
-            " mac, ingress, egress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " mac, ingress, egress, interface, names, aliases) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row,
         )
         if chosen is None:
@@ -276,10 +336,10 @@ class NetworkDatabase:
         return row
 
     def update_attachment(self, row: AttachmentRow) -> None:
-        """Change where a sandbox's namespace is and what its link is like; within `change`."""
+        """Change where a sandbox's namespace is, what its link is like and how it is called; within `change`."""
         self._connection.execute(
             "UPDATE attachments SET netns_path = ?, hostname = ?, mtu = ?, has_ipv6 = ?, mac = ?, ingress = ?,"
-            " egress = ? WHERE sandbox_id = ?",
+            " egress = ?, names = ?, aliases = ? WHERE sandbox_id = ? AND network = ?",
             (
                 row.netns_path,
                 row.hostname,
@@ -288,7 +348,10 @@ class NetworkDatabase:
                 row.mac,
                 row.ingress,
                 row.egress,
+                row.names,
+                row.aliases,
                 row.sandbox_id,
+                row.network,
             ),
         )
 
@@ -301,8 +364,31 @@ class NetworkDatabase:
         self._connection.execute("INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?)", (name, value))
 
     def release(self, sandbox_id: str) -> None:
-        """Forget a sandbox's address and ports; within `change`."""
-        self._connection.execute("DELETE FROM attachments WHERE sandbox_id = ?", (sandbox_id,))
+        """Forget all of a sandbox: addresses, ports, and what is owed to it; within `change`."""
+        for table in _OF_SANDBOXES:
+            self._connection.execute(f"DELETE FROM {table} WHERE sandbox_id = ?", (sandbox_id,))  # noqa: S608 - ours
+
+    def leave(self, sandbox_id: str, network: str) -> None:
+        """Forget a sandbox's place in one network; within `change`."""
+        self._connection.execute(
+            "DELETE FROM attachments WHERE sandbox_id = ? AND network = ?", (sandbox_id, network)
+        )
+
+    def owe(self, sandbox_id: str, what: str) -> None:
+        """Note that something is owed to a sandbox; within `change`."""
+        self._connection.execute(
+            "INSERT INTO due VALUES (?, ?, 1) ON CONFLICT (sandbox_id, what) DO UPDATE SET turn = turn + 1",
+            (sandbox_id, what),
+        )
+
+    def due(self, what: str) -> list[Due]:
+        """What is owed of one kind."""
+        rows = self._query("SELECT sandbox_id, turn FROM due WHERE what = ?", what)
+        return [Due(row[0], what, int(row[1])) for row in rows]
+
+    def settle(self, due: Due) -> None:
+        """Forget what was owed, unless it came to be owed once more since; within `change`."""
+        self._connection.execute("DELETE FROM due WHERE sandbox_id = ? AND what = ? AND turn = ?", due)
 
     def bindings(self, sandbox_id: str) -> list[Binding]:
         """The host ports of a sandbox."""

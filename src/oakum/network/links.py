@@ -8,13 +8,13 @@ import fcntl
 import hashlib
 import ipaddress
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from oakum.errors import FailedPrecondition, SystemFailure, Unavailable
 from oakum.linux import rtnetlink, traffic
-from oakum.linux.netlink import NetlinkSocket
+from oakum.linux.netlink import NetlinkSocket, Request
 from oakum.linux.netns import inside, own_netns
 from oakum.network.attachment import INTERFACE
 from oakum.network.database import NetworkRow
@@ -29,7 +29,10 @@ _IPV6_OFF: Final = frozenset({errno.EACCES, errno.EOPNOTSUPP, errno.EAFNOSUPPORT
 
 
 class LinkPlan(NamedTuple):
-    """One sandbox's link: the host's end, and what the inner end is to have."""
+    """One of a sandbox's links: the host's end, and what the inner end is to have.
+
+    `leads4` and `leads6` say whether everything else goes through its gateways.
+    """
 
     host_interface: str
     bridge_index: int
@@ -41,6 +44,9 @@ class LinkPlan(NamedTuple):
     chosen_mac: str = ""
     ingress_bits_per_s: int = 0
     egress_bits_per_s: int = 0
+    interface: str = INTERFACE
+    leads4: bool = True
+    leads6: bool = True
 
     @property
     def mac(self) -> str:
@@ -170,16 +176,16 @@ def connect(route: NetlinkSocket, plan: LinkPlan, *, netns_fd: int, netns_path: 
                 plan.host_interface,
                 bridge_index=plan.bridge_index,
                 mtu=plan.mtu,
-                peer_name=INTERFACE,
+                peer_name=plan.interface,
                 peer_mac=plan.mac,
                 peer_netns_fd=netns_fd,
             )
             # An existing link of that name was ruled out: it must not be taken for ours.
             route.execute([create._replace(tolerated=frozenset())])
-            link = rtnetlink.get_link(inner, INTERFACE)
+            link = rtnetlink.get_link(inner, plan.interface)
         route.execute([rtnetlink.set_hairpin(plan.host_interface)])
         if link is None:
-            raise SystemFailure("look up link", INTERFACE, "it vanished while it was set up")
+            raise SystemFailure("look up link", plan.interface, "it vanished while it was set up")
         _limit(inner, link, plan.egress_bits_per_s, was_there=was_there)
         if plan.ingress_bits_per_s or was_there:
             host = rtnetlink.get_link(route, plan.host_interface)
@@ -202,13 +208,13 @@ def _is_there(route: NetlinkSocket, plan: LinkPlan) -> bool:
 
 def _existing(route: NetlinkSocket, inner: NetlinkSocket, plan: LinkPlan) -> rtnetlink.Link | None:
     """The inner end when both ends are as planned."""
-    link = rtnetlink.get_link(inner, INTERFACE)
+    link = rtnetlink.get_link(inner, plan.interface)
     if link is None:
         return None
     host = rtnetlink.get_link(route, plan.host_interface)
     if link.kind != "veth" or host is None:
         raise FailedPrecondition(
-            "attach sandbox", plan.host_interface, f"its namespace has another {INTERFACE} already"
+            "attach sandbox", plan.host_interface, f"its namespace has another {plan.interface} already"
         )
     if link.mac != plan.mac:
         return None
@@ -218,20 +224,35 @@ def _existing(route: NetlinkSocket, inner: NetlinkSocket, plan: LinkPlan) -> rtn
 
 
 def _set_up_inside(inner: NetlinkSocket, link: rtnetlink.Link, plan: LinkPlan) -> bool:
-    index = link.ifindex
+    index, name = link.ifindex, link.name
     requests = [
         rtnetlink.set_up("lo"),
-        rtnetlink.set_up(INTERFACE),
-        rtnetlink.add_address(index, plan.address4, subject=INTERFACE),
-        rtnetlink.add_default_route(index, plan.gateway4, subject=INTERFACE),
+        rtnetlink.set_up(name),
+        rtnetlink.add_address(index, plan.address4, subject=name),
     ]
-    with_ipv6 = plan.address6 is not None and plan.gateway6 is not None
-    if plan.address6 is not None and plan.gateway6 is not None:
-        address = rtnetlink.add_address(index, plan.address6, subject=INTERFACE)
-        default = rtnetlink.add_default_route(index, plan.gateway6, subject=INTERFACE)
+    if plan.address6 is not None:
+        address = rtnetlink.add_address(index, plan.address6, subject=name)
         requests.append(address._replace(tolerated=address.tolerated | _IPV6_OFF))
-        requests.append(
-            default._replace(tolerated=_IPV6_OFF | {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL})
-        )
+    leads6 = plan.leads6 and plan.address6 is not None and plan.gateway6 is not None
+    if leads6 and plan.gateway6 is not None:
+        requests.append(_lead6(index, plan.gateway6, name))
+    if plan.leads4:
+        requests.append(rtnetlink.add_default_route(index, plan.gateway4, subject=name))
     verdicts = inner.execute(requests)
-    return with_ipv6 and verdicts[4].errno not in _IPV6_OFF and not verdicts[5].errno
+    with_ipv6 = plan.address6 is not None and verdicts[3].errno not in _IPV6_OFF
+    return with_ipv6 and not (leads6 and verdicts[4].errno)
+
+
+def _lead6(index: int, gateway: rtnetlink.Address, name: str) -> Request:
+    default = rtnetlink.add_default_route(index, gateway, subject=name)
+    return default._replace(tolerated=_IPV6_OFF | {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL})
+
+
+def lead(gateways: Sequence[tuple[str, rtnetlink.Address]], *, netns_fd: int, netns_path: str) -> None:
+    """Send everything else in a namespace through `gateways`, each with its interface. Raises SystemFailure."""
+    with inside(netns_fd, NetlinkSocket, subject=netns_path) as inner:
+        for name, gateway in gateways:
+            link = rtnetlink.get_link(inner, name)
+            if link is not None:
+                add = rtnetlink.add_default_route(link.ifindex, gateway, subject=name)
+                inner.execute([add if gateway.version == 4 else _lead6(link.ifindex, gateway, name)])

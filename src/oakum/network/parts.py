@@ -62,21 +62,47 @@ class Parts:
                 self._database = None
 
     def _firewall_state(self) -> tuple[list[NetworkRow], list[PublishedPort]]:
-        ports: list[PublishedPort] = []
+        networks = self.database.networks()
+        by_sandbox: dict[str, list[AttachmentRow]] = {}
         for row in self.database.attachments():
-            ports += self.published(row, self.database.bindings(row.sandbox_id))
-        return self.database.networks(), ports
+            by_sandbox.setdefault(row.sandbox_id, []).append(row)
+        ports: list[PublishedPort] = []
+        for sandbox_id, rows in by_sandbox.items():
+            ports += self._lead_to(rows, self.database.bindings(sandbox_id), networks)
+        return networks, ports
 
-    def published(self, attached: AttachmentRow, bindings: Sequence[Binding]) -> list[PublishedPort]:
-        """Where host ports of a sandbox lead."""
-        network = self.database.network(attached.network)
-        if network is None:
+    def published(self, sandbox_id: str) -> list[PublishedPort]:
+        """A sandbox's host ports and where they lead."""
+        bindings = self.database.bindings(sandbox_id)
+        if not bindings:
             return []
-        by_version = {4: str(links.interface_at(network.subnet4, attached.offset).ip)}
-        if attached.has_ipv6 and network.subnet6 is not None:
-            by_version[6] = str(links.interface_at(network.subnet6, attached.offset).ip)
+        return self._lead_to(self.database.attachments_of(sandbox_id), bindings, self.database.networks())
+
+    def leader(self, rows: Sequence[AttachmentRow], version: int) -> AttachmentRow | None:
+        """Which of a sandbox's places everything else goes through, in one family."""
+        return _leader(rows, version, {network.name: network for network in self.database.networks()})
+
+    def _lead_to(
+        self, rows: Sequence[AttachmentRow], bindings: Sequence[Binding], networks: Sequence[NetworkRow]
+    ) -> list[PublishedPort]:
+        by_name = {network.name: network for network in networks}
+        by_version: dict[int, str] = {}
+        for version in (4, 6):
+            leader = _leader(rows, version, by_name)
+            if leader is not None:
+                network = by_name[leader.network]
+                subnet = network.subnet4 if version == 4 else network.subnet6
+                if subnet is not None:
+                    by_version[version] = str(links.interface_at(subnet, leader.offset).ip)
         return [
             PublishedPort(binding, by_version[binding.version])
             for binding in bindings
             if binding.version in by_version
         ]
+
+
+def _leader(
+    rows: Sequence[AttachmentRow], version: int, networks: dict[str, NetworkRow]
+) -> AttachmentRow | None:
+    able = [row for row in rows if version == 4 or row.has_ipv6]
+    return next((row for row in able if not networks[row.network].internal), able[0] if able else None)

@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Iterator
 
 from oakum.errors import InvalidArgument, ResourceExhausted
 from oakum.linux.rtnetlink import Network
+from oakum.network.attachment import INTERFACE
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", re.ASCII)
+PREFIX = INTERFACE.rstrip("0")
 # Offset 0 is the network, 1 the gateway.
 FIRST_OFFSET = 2
 
@@ -156,6 +158,12 @@ def bridge_of(table: str, network: str) -> str:
     return "oakum" + hashlib.sha256(f"{table}/{network}".encode()).hexdigest()[:10]
 
 
-def host_interface_of(table: str, sandbox_id: str) -> str:
+def host_interface_of(table: str, sandbox_id: str, interface: str = INTERFACE) -> str:
     """The name of the host's end of a sandbox's link, at most 15 characters."""
-    return "oak" + hashlib.sha256(f"{table}/{sandbox_id}".encode()).hexdigest()[:12]
+    place = sandbox_id if interface == INTERFACE else f"{sandbox_id}/{interface}"
+    return "oak" + hashlib.sha256(f"{table}/{place}".encode()).hexdigest()[:12]
+
+
+def free_interface(taken: Collection[str]) -> str:
+    """The name of a sandbox's next interface: eth0, then eth1 and so on."""
+    return next(name for number in itertools.count() if (name := f"{PREFIX}{number}") not in taken)

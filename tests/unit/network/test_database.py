@@ -184,3 +184,41 @@ def test_limits_and_macs_come_back(database: NetworkDatabase) -> None:
         database.put_network(NETWORK._replace(mtu=1400, internal=True))
     assert database.attachment("a") == given._replace(ingress=0)
     assert database.networks() == [NETWORK._replace(mtu=1400, internal=True)]
+
+
+def test_ports_of_an_older_version_survive_and_places_become_several(tmp_path: Path) -> None:
+    path = str(tmp_path / "network.db")
+    old = sqlite3.connect(path)
+    old.executescript(FIRST_VERSION + "INSERT INTO ports VALUES ('tcp', '0.0.0.0', 80, 8080, 'a');")
+    old.close()
+    database = NetworkDatabase(path)
+    assert database.bindings("a") == [Binding("tcp", "0.0.0.0", 80, 8080)]
+    back = NETWORK._replace(name="back", bridge="oakum1", subnet4=ipaddress.IPv4Network("10.1.0.0/28"))
+    with database.change():
+        database.put_network(back)
+        second = row("a")._replace(network="back", host_interface="oakx", interface="eth1", names="a b c")
+        second = database.allocate(back, second)
+    assert database.attachments_of("a") == [row("a")._replace(offset=2), second]
+    assert database.attachments_to("back") == [second]
+    with database.change():
+        database.leave("a", "default")
+    assert database.attachment("a") == second
+    with database.change():
+        database.release("a")
+    assert not database.knows("a")
+    database.close()
+
+
+def test_what_is_owed_once_more_meanwhile_stays_owed(database: NetworkDatabase) -> None:
+    with database.change():
+        database.owe("one", "names")
+        database.owe("one", "networks")
+    (read,) = database.due("names")
+    with database.change():
+        database.owe("one", "names")
+        database.settle(read)
+    (again,) = database.due("names")
+    with database.change():
+        database.settle(again)
+    assert database.due("names") == []
+    assert [due.what for due in database.due("networks")] == ["networks"]
