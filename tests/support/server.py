@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,15 +23,25 @@ OAKUM = str(Path(sys.executable).with_name("oakum"))
 class OakumServer:
     """A running server: `with OakumServer(root, state, directory) as server: server.client()`.
 
-    The socket lies in `directory`, which must be short. `argv` goes behind `serve`.
+    The socket lies in `directory`, which must be short. `argv` goes behind `serve`, `prefix` before the whole command.
     """
 
-    def __init__(self, root: str, state: str, directory: str, *argv: str) -> None:
+    def __init__(
+        self,
+        root: str,
+        state: str,
+        directory: str,
+        *argv: str,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.root = root
         self.state = state
         self.socket = f"{directory}/cri.sock"
         self.log_path = f"{directory}/serve.log"
         self._argv = argv
+        self._env = env or {}
+        self._prefix = prefix
         self.daemon: Daemon | None = None
 
     @property
@@ -44,8 +55,16 @@ class OakumServer:
 
     def start(self) -> None:
         """Start it and wait until Version answers."""
-        argv = [OAKUM, *self.command_line()[1:], "serve", "--cri-listen", self.endpoint, *self._argv]
-        self.daemon = Daemon("oakum serve", argv, self.log_path, env={"NOTIFY_SOCKET": ""})
+        argv = [
+            *self._prefix,
+            OAKUM,
+            *self.command_line()[1:],
+            "serve",
+            "--cri-listen",
+            self.endpoint,
+            *self._argv,
+        ]
+        self.daemon = Daemon("oakum serve", argv, self.log_path, env={"NOTIFY_SOCKET": "", **self._env})
         self.daemon.wait_until(self._answers)
 
     def __enter__(self) -> Self:

@@ -47,6 +47,11 @@ class Connection:
         """Whether the client is still there as far as is known."""
         return self._open
 
+    @property
+    def socket(self) -> sockets.Socket:
+        """The socket, lent."""
+        return self._sock
+
     def answer(self, value: Any, fds: Sequence[int] = ()) -> None:
         """Tell the client of success; `fds` are duplicated."""
         self._send(wire.encode_answer(value), fds)

@@ -49,7 +49,7 @@ def run(
     sock: sockets.Socket, request: SandboxRequest, makers: Makers = MAKERS, quiet_s: float = QUIET_S
 ) -> int:
     """Be the shim of a sandbox until it is shut down; `sock` is who asked for it."""
-    settle(request.sandbox_id)
+    settle(title_of(request.sandbox_id))
 
     client_fd = sock.detach()
 
@@ -61,19 +61,28 @@ def run(
     return Keeper(life, [client_fd]).run()
 
 
-def settle(sandbox_id: str) -> None:
+def title_of(sandbox_id: str) -> str:
+    """The title of a sandbox's shim."""
+    return "oakum shim " + sandbox_id
+
+
+def settle(title: str) -> None:
     """Be a session of our own, with a name, and the parent of what the sandbox's processes leave behind."""
     os.setsid()
     process.set_name("oakum shim")
-    process.set_title("oakum shim " + sandbox_id)
+    process.set_title(title)
     process.set_child_subreaper(True)
 
 
 class Keeper:
-    """The parent of one sandbox's processes; `given_fds` are for the first supervisor."""
+    """The parent of one sandbox's processes; `given_fds` are for the first supervisor.
 
-    def __init__(self, life: Life, given_fds: list[int]) -> None:
+    `made` is called when that one has made the sandbox.
+    """
+
+    def __init__(self, life: Life, given_fds: list[int], made: Callable[[Left], None] | None = None) -> None:
         self._life = life
+        self._tell_made = made
         self._link, self._supervisors_link = sockets.packet_pair()
         self._signal_fd, self._signal_write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._supervisor_pid = 0
@@ -139,6 +148,8 @@ class Keeper:
         os.dup2(left.stderr_fd, 2)
         if not self._made:
             self._made = True
+            if self._tell_made is not None:
+                self._tell_made(left)
             self._wake()
             return
         poll.register(self._signal_fd, _IN)

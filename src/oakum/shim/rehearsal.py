@@ -115,7 +115,7 @@ def _play_keeper(directory: str) -> None:
         parcel.send(link, {"number": number})
         return HANDED_OVER
 
-    keeper.settle(_NAME)
+    keeper.settle(keeper.title_of(_NAME))
     if process.fork() == 0:
         process.run_and_exit(lambda: _perform(lambda: _speak_and_call(log_end.fileno(), call_end.fileno())))
     with output, log_end, calls, call_end:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The zygote: a small warm interpreter that forks a shim for each sandbox and does nothing else.
 
-Once it has been quiet it rehearses (`rehearsal`). It answers "ping", "modules" (what is imported), "hold" (stay while the connection lasts), "quit", and "spawn": it forks at once, and the CHILD answers on
+Once it has been quiet it rehearses (`rehearsal`), and keeps a `spare` shim for whoever comes next. It answers "ping", "modules" (what is imported), "hold" (stay while the connection lasts), "quit", and "spawn": it forks at once, and the CHILD answers on
 that connection when the sandbox is ready, so that many spawns run side by side. It ends when it was idle for
 a while and nobody holds it, when its socket is not its own any more, or when newer code asks it to spawn.
 Owns STATE/zygote.sock while it lives; no state beyond that.
@@ -20,7 +20,7 @@ from typing import Any, Final
 from oakum.errors import InvalidArgument
 from oakum.linux import process, sockets
 from oakum.oci.cgroups import detect_layout
-from oakum.shim import keeper
+from oakum.shim import keeper, spare
 from oakum.shim.connection import Connection
 from oakum.shim.loop import Loop, ignore_signal, report
 from oakum.shim.rehearsal import rehearse
@@ -30,6 +30,8 @@ from oakum.shim.starter import LISTENER_FD, LOCK_NAME, SOCKET_NAME, code_version
 TITLE: Final = "oakum zygote"
 _LOOK_S: Final = 5.0
 _QUIET_S: Final = 0.2
+# A fork takes a processor that those who start sandboxes just now should have.
+_SPARE_PAUSE_S: Final = 0.02
 _SHIM_SIGNALS: Final = tuple(map(int, (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)))
 
 
@@ -92,6 +94,10 @@ class Zygote:
         self._connections: set[Connection] = set()
         self._used_s = time.monotonic()
         self._spawned_s = self._used_s
+        self._spare: spare.Spare | None = None
+        self._spare_is_due = False
+        # Somebody holds us or had a shim of us: there may be a next one.
+        self._is_used = False
         self._code = code_version()
         self._inode = self._socket_inode()
 
@@ -115,6 +121,7 @@ class Zygote:
         gc.collect()
         gc.freeze()
         self._rehearsed = True
+        self._want_spare()
 
     def _accept(self) -> bool:
         try:
@@ -128,7 +135,11 @@ class Zygote:
     def _handle(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
         operation = request.get("op")
         if operation in ("ping", "hold"):
-            connection.answer({"pid": os.getpid(), "rehearsed": self._rehearsed})
+            spare_pid = self._spare.pid if self._spare is not None else 0
+            connection.answer({"pid": os.getpid(), "rehearsed": self._rehearsed, "spare": spare_pid})
+            if operation == "hold":
+                self._is_used = True
+                self._want_spare()
         elif operation == "modules":
             connection.answer(sorted(sys.modules))
         elif operation == "spawn":
@@ -146,25 +157,72 @@ class Zygote:
             connection.close()
             return
         self._spawned_s = time.monotonic()
-        sandbox = SandboxRequest.from_dict(request["sandbox"])
-        if process.fork() == 0:
-            process.run_and_exit(lambda: self._become_shim(connection, sandbox))
+        self._is_used = True
+        taken, self._spare = self._spare, None
+        if taken is None or not taken.give(connection.socket, request["sandbox"]):
+            sandbox = SandboxRequest.from_dict(request["sandbox"])
+            if process.fork() == 0:
+                process.run_and_exit(lambda: self._become_shim(connection, sandbox))
         # The child has the connection now.
         connection.close()
+        self._want_spare()
 
     def _become_shim(self, connection: Connection, sandbox: SandboxRequest) -> int:
         try:
-            # Python handlers, not SIG_IGN: what is ignored would stay ignored in every container.
-            for number in _SHIM_SIGNALS:
-                process.handle_signal(number, ignore_signal)
-            self._loop.abandon()
-            self._listener.close()
-            os.close(self._directory_fd)
-            for other in self._connections:
-                if other is not connection:
-                    other.forget()
+            self._leave_zygote(connection)
             return keeper.run(connection.keep_only_socket(), sandbox)
         except BaseException:  # noqa: BLE001 - edge of the process: the zygote's frames are below this one
+            report()
+            return 1
+
+    def _leave_zygote(self, connection: Connection | None) -> None:
+        """In a fork: be nobody in particular, with one connection at most."""
+        # Python handlers, not SIG_IGN: what is ignored would stay ignored in every container.
+        for number in _SHIM_SIGNALS:
+            process.handle_signal(number, ignore_signal)
+        self._loop.abandon()
+        self._listener.close()
+        os.close(self._directory_fd)
+        if self._spare is not None:
+            self._spare.forget()
+        for other in self._connections:
+            if other is not connection:
+                other.forget()
+
+    def _want_spare(self) -> None:
+        if self._rehearsed and self._is_used and self._spare is None and not self._spare_is_due:
+            self._spare_is_due = True
+            self._loop.later(_SPARE_PAUSE_S, self._make_spare)
+
+    def _make_spare(self) -> None:
+        self._spare_is_due = False
+        if time.monotonic() - self._spawned_s < _SPARE_PAUSE_S:
+            self._want_spare()
+            return
+        try:
+            self._spare = self._fork_spare()
+        except OSError:  # no descriptors or processes left: whoever wants a shim next waits for its fork
+            report()
+
+    def _fork_spare(self) -> spare.Spare:
+        ours, theirs = sockets.stream_pair()
+        try:
+            pid = process.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if pid == 0:
+            ours.close()
+            process.run_and_exit(lambda: self._become_spare(theirs))
+        theirs.close()
+        return spare.Spare(pid, ours)
+
+    def _become_spare(self, link: sockets.Socket) -> int:
+        try:
+            self._leave_zygote(None)
+            return spare.run(link)
+        except BaseException:  # noqa: BLE001 - as in `_become_shim`
             report()
             return 1
 
