@@ -7,6 +7,7 @@ summary says how many. A skip is accepted only for a reason listed in `skips.txt
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -130,6 +131,13 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     left = leaks.leaked(before, run_directory())
     if left:
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_unclosed_for_others() -> Iterator[None]:
+    """What a module forgot to close is warned of in its last test, and not in somebody else's."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

@@ -85,10 +85,10 @@ class Wire:
             writers = [self.sock] if self._unsent else []
             readable, writable, _ = select.select([self.sock], writers, [], 0 if pending else left)
             try:
+                if writable:  # first, lest what was said last waits for a step that never comes
+                    del self._unsent[: self.sock.send(bytes(self._unsent[: 1 << 18]))]
                 if readable or pending:
                     return self.sock.recv(1 << 18) or None
-                if writable:
-                    del self._unsent[: self.sock.send(bytes(self._unsent[: 1 << 18]))]
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 continue
             except (ConnectionResetError, BrokenPipeError):

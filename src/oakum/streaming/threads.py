@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocking calls from the event loop, none of whose results is ever lost."""
+"""Blocking calls from the event loop, none of whose results is ever lost, not even when the loop has ended."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
 
@@ -15,15 +16,52 @@ async def in_thread(call: Callable[[], _T], *, unwanted: Callable[[_T], object] 
 
     A call cannot be cancelled: when its waiter is, `unwanted` is told the result that nobody takes.
     """
-    future = asyncio.get_running_loop().run_in_executor(None, call)
+    handover = _Handover(call, unwanted)
+    future = asyncio.get_running_loop().run_in_executor(None, handover.run)
     try:
-        return await asyncio.shield(future)
+        await asyncio.shield(future)
     except asyncio.CancelledError:
-        future.add_done_callback(lambda done: _drop(done, unwanted))
+        handover.abandon()
+        future.add_done_callback(_look_at)
         raise
+    return handover.take()
 
 
-def _drop(done: asyncio.Future[_T], unwanted: Callable[[_T], object] | None) -> None:
-    # asking for the error also tells asyncio that somebody has seen it
-    if not done.cancelled() and done.exception() is None and unwanted is not None:
-        unwanted(done.result())
+def _look_at(done: asyncio.Future[None]) -> None:
+    # asking for the error tells asyncio that somebody has seen it
+    if not done.cancelled():
+        done.exception()
+
+
+class _Handover(Generic[_T]):
+    """A result between the thread that makes it and the waiter, who may have left: the thread may outlive the loop."""
+
+    def __init__(self, call: Callable[[], _T], unwanted: Callable[[_T], object] | None) -> None:
+        self._call = call
+        self._unwanted = unwanted
+        self._guard = threading.Lock()
+        self._made: list[_T] = []
+        self._abandoned = False
+
+    def run(self) -> None:
+        made = self._call()
+        with self._guard:
+            self._made.append(made)
+        self._drop_if_abandoned()
+
+    def abandon(self) -> None:
+        with self._guard:
+            self._abandoned = True
+        self._drop_if_abandoned()
+
+    def take(self) -> _T:
+        return self._made.pop()
+
+    def _drop_if_abandoned(self) -> None:
+        with self._guard:
+            dropped = self._made if self._abandoned else []
+            if dropped:
+                self._made = []
+        if self._unwanted is not None:
+            for made in dropped:
+                self._unwanted(made)
