@@ -29,7 +29,10 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-from typing import Any, ClassVar, Final
+
+TYPE_CHECKING = False  # `typing` costs more than all else here, in every command
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, Final
 
 
 class OakumError(Exception):

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from oakum.errors import OakumError, SystemFailure, Unimplemented
-from oakum.oci.cgroups import Cgroup, detect_layout, read_stats
+from oakum.oci.cgroups import Cgroup, detect_layout
+from oakum.oci.cgroups.stats import read_stats
 from tests.kernel.oci_box import Box, Running
 
 pytestmark = [pytest.mark.root, pytest.mark.cgroup]

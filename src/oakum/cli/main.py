@@ -28,7 +28,7 @@ def main() -> NoReturn:
     _open_standard_streams()
     if sys.argv[1:2] == ["oci"]:
         # has a start of its own, faster still
-        from oakum.cli.oci.entry import main as oci
+        from oakum.cli.oci.start import main as oci
 
         oci(sys.argv[2:])
     # Start-up makes many objects and no garbage: with the usual threshold the collector would run through them

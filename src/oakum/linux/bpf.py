@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Final
 
 from oakum.errors import SystemFailure
 from oakum.linux.fd import Fd
 from oakum.linux.libc import Struct, bind_call, byref, c_int, c_uint, c_void_p, sizeof, u32, u64
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _PROG_GET_FD_BY_ID, _PROG_QUERY = 5, 8, 9, 13, 16
 _TYPE_CGROUP_DEVICE: Final = 15

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Final
-
 from oakum.linux.libc import Struct, bind, bind_call, byref, c_int, c_ulong, c_void_p, i32, u32
+from oakum.model.light import TYPE_CHECKING, once
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _VERSION_3: Final = 0x20080522
 _PR_SET_KEEPCAPS: Final = 8
@@ -30,10 +31,10 @@ _capset = bind_call("capset", c_void_p, c_void_p)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 
 
-@functools.cache
+@once
 def last_capability() -> int:
     """The highest capability this kernel knows."""
-    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+    with open("/proc/sys/kernel/cap_last_cap", encoding="utf-8") as file:
         return int(file.read())
 
 

@@ -7,8 +7,6 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable
-from typing import Final, NamedTuple
 
 from oakum.linux.netlink import (
     Message,
@@ -21,6 +19,11 @@ from oakum.linux.netlink import (
     u32,
 )
 from oakum.linux.rtnetlink import Address
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
 
 _NETLINK_NETFILTER: Final = 12
 _GET: Final = 0x0101

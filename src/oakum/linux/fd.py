@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import os
-from types import TracebackType
+
+TYPE_CHECKING = False  # `types` is small, but this is the first thing that every command loads
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class Fd:

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
-from typing import Any, Final
+
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 # Keeps the GIL: for calls whose child must go on in Python (clone).
@@ -65,6 +69,8 @@ _COMMON_NUMBERS: Final[dict[str, int]] = {
     "openat2": 437,
     "mount_setattr": 442,
 }
+
+_NO_ADDRESS: Final = ctypes.c_size_t(-1).value  # MAP_FAILED
 
 
 class CText:
@@ -120,6 +126,19 @@ def bind(name: str, *types: Any) -> Callable[..., int]:
     function.argtypes = types
     function.restype = c_int
     return _checked(function, name)
+
+
+def bind_pointer(name: str, *types: Any) -> Callable[..., int]:
+    """A function of the C library whose result is an address; the result takes `target=` for its error."""
+    function = _libc[name]
+    function.argtypes = types
+    function.restype = c_size_t
+
+    def address(*args: Any) -> int:
+        found = int(function(*args))
+        return -1 if found == _NO_ADDRESS else found
+
+    return _checked(address, name)
 
 
 def bind_call(name: str, *types: Any, keep_gil: bool = False) -> Callable[..., int]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
-from typing import Final
 
 from oakum.linux.fd import Fd
 from oakum.linux.libc import (
@@ -28,6 +26,11 @@ from oakum.linux.libc import (
     sizeof,
     u64,
 )
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 AT_EMPTY_PATH: Final = 0x1000
 AT_RECURSIVE: Final = 0x8000

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from oakum.linux.libc import bind, c_int
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000

@@ -11,10 +11,13 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
 
 from oakum.errors import SystemFailure
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Final
 
 NLM_F_REQUEST: Final = 0x01
 NLM_F_MULTI: Final = 0x02

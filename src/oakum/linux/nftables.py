@@ -10,9 +10,12 @@ import ctypes
 import json
 import socket
 import struct
-from typing import Any, Final
 
 from oakum.errors import SystemFailure, Unimplemented
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _LIBRARY: Final = "libnftables.so.1"
 _OUTPUT_JSON: Final = 1 << 4

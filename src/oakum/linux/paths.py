@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Final
 
 from oakum.linux.fd import Fd
 from oakum.linux.libc import CText, Struct, bind_call, byref, c_int, c_size_t, c_void_p, error, sizeof, u64
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 RESOLVE_NO_XDEV: Final = 0x01
 RESOLVE_NO_MAGICLINKS: Final = 0x02

@@ -6,14 +6,10 @@ The only home of `os.fork` and clone. Children go on in Python, so the caller mu
 
 from __future__ import annotations
 
-import _signal  # pyright: ignore[reportMissingImports] - the C half of `signal`, which typeshed does not describe
 import ctypes
 import os
 import select
-import signal
 import sys
-from collections.abc import Callable
-from typing import Final, NoReturn, cast
 
 from oakum.linux.fd import Fd
 from oakum.linux.libc import (
@@ -29,6 +25,11 @@ from oakum.linux.libc import (
     sizeof,
     u64,
 )
+from oakum.model.light import TYPE_CHECKING, cast, signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final, NoReturn
 
 CLONE_PARENT: Final = 0x00008000
 _CLONE_PIDFD: Final = 0x00001000
@@ -67,11 +68,10 @@ class _CloneArgs(Struct):
     ]
 
 
-# What `signal.signal` wraps. The wrapper makes enum members of what nobody looks at: 150 KB of each shim's own memory.
-# It knows its constants by identity, as plain numbers.
-handle_signal = cast("Callable[[int, Callable[[int, object], None] | int], object]", vars(_signal)["signal"])
-SIGNAL_DEFAULT: Final = int(signal.SIG_DFL)
-SIGNAL_IGNORED: Final = int(signal.SIG_IGN)
+# The C function (see `model.light`): it knows its constants by identity, as plain numbers.
+handle_signal = cast("Callable[[int, Callable[[int, object], None] | int], object]", signal.signal)
+SIGNAL_DEFAULT: Final = signal.SIG_DFL
+SIGNAL_IGNORED: Final = signal.SIG_IGN
 
 _clone3 = bind_call("clone3", c_void_p, c_size_t, keep_gil=True)
 _sigaction = bind_call("rt_sigaction", c_int, c_void_p, c_void_p, c_size_t)

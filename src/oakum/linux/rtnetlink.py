@@ -11,7 +11,6 @@ import errno
 import ipaddress
 import socket
 import struct
-from typing import Final, NamedTuple
 
 from oakum.linux.netlink import (
     NLM_F_CREATE,
@@ -28,6 +27,10 @@ from oakum.linux.netlink import (
     u8,
     u32,
 )
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from typing import Final
 
 from oakum.linux.libc import Struct, bind_call, byref, c_uint, c_void_p, error, u16
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 NEW_LISTENER: Final = 8
 _SET_MODE_FILTER: Final = 1

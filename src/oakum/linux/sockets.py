@@ -10,29 +10,32 @@ Python, would cost each shim 150 KB. Both kinds of sockets are taken everywhere.
 from __future__ import annotations
 
 import _socket
-import array
 import errno
 import os
-import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, cast
+
+from oakum.model.light import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+    from typing import Final
 
 LENGTH_BYTES: Final = 4
 MAX_FRAME_BYTES: Final = 8 << 20
 MAX_FDS: Final = 64
-_RIGHTS_SPACE: Final = socket.CMSG_SPACE(MAX_FDS * 4)
+_RIGHTS_SPACE: Final = _socket.CMSG_SPACE(MAX_FDS * 4)
 _RECEIVE_BYTES: Final = 64 << 10
-_AF_UNIX: Final = int(socket.AF_UNIX)
-_SOCK_STREAM: Final = int(socket.SOCK_STREAM)
-_SOCK_SEQPACKET: Final = int(socket.SOCK_SEQPACKET)
-_SOL_SOCKET: Final = int(socket.SOL_SOCKET)
-_SCM_RIGHTS: Final = int(socket.SCM_RIGHTS)
-_MSG_CMSG_CLOEXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
-_MSG_CTRUNC: Final = int(socket.MSG_CTRUNC)
-_NO_SIGNAL: Final = int(socket.MSG_NOSIGNAL)
-_NO_WAIT: Final = int(socket.MSG_DONTWAIT) | _MSG_CMSG_CLOEXEC
+_AF_UNIX: Final = _socket.AF_UNIX
+_SOCK_STREAM: Final = _socket.SOCK_STREAM
+_SOCK_SEQPACKET: Final = _socket.SOCK_SEQPACKET
+_SOL_SOCKET: Final = _socket.SOL_SOCKET
+_SCM_RIGHTS: Final = _socket.SCM_RIGHTS
+_MSG_CMSG_CLOEXEC: Final = _socket.MSG_CMSG_CLOEXEC
+_MSG_CTRUNC: Final = _socket.MSG_CTRUNC
+_NO_SIGNAL: Final = _socket.MSG_NOSIGNAL
+_NO_WAIT: Final = _socket.MSG_DONTWAIT | _MSG_CMSG_CLOEXEC
 
 Socket = _socket.socket
 # What `socket.socket.accept` wraps.
@@ -49,6 +52,8 @@ def listen(directory_fd: int, name: str, *, backlog: int = 128) -> socket.socket
     The address goes through /proc/self/fd, so the directory's path may be longer than 108 bytes.
     Source: unix(7).
     """
+    import socket  # few need the class that is written in Python
+
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old_mask = os.umask(0o177)
     try:
@@ -70,6 +75,8 @@ def connect(directory: str, name: str, *, timeout_s: float) -> socket.socket:
         OSError: ENOENT and ECONNREFUSED when nobody listens.
     Source: unix(7).
     """
+    import socket  # as in listen
+
     directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -126,7 +133,7 @@ def stream_pair() -> tuple[Socket, Socket]:
 
 def peer_credentials(sock: Socket) -> tuple[int, int, int]:
     """Process, user and group id of who connected. Source: unix(7) SO_PEERCRED."""
-    return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return struct.unpack("3i", sock.getsockopt(_SOL_SOCKET, _socket.SO_PEERCRED, 12))
 
 
 def frame(payload: bytes) -> bytes:
@@ -140,7 +147,7 @@ def send_with_fds(sock: Socket, data: bytes | memoryview, fds: Sequence[int] = (
     """One sendmsg of `data`, descriptors on its first byte; how many bytes went out."""
     if not fds:
         return sock.send(data, _NO_SIGNAL)
-    rights = array.array("i", fds)
+    rights = struct.pack(f"{len(fds)}i", *fds)
     return sock.sendmsg([data], [(_SOL_SOCKET, _SCM_RIGHTS, rights)], _NO_SIGNAL)
 
 
@@ -159,14 +166,14 @@ def receive_with_fds(
     )
     if not ancillary and not flags & _MSG_CTRUNC:
         return data, []
-    fds = array.array("i")
+    fds: list[int] = []
     for level, kind, value in ancillary:
         if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
-            fds.frombytes(value[: len(value) - len(value) % fds.itemsize])
+            fds += struct.unpack_from(f"{len(value) // 4}i", value)
     if flags & _MSG_CTRUNC:
         close_all(fds)
         raise OSError(errno.EMFILE, "descriptors were cut off", "recvmsg")
-    return data, list(fds)
+    return data, fds
 
 
 def close_all(fds: Sequence[int]) -> None:

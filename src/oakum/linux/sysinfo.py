@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import fcntl
-import socket
 import struct
-from typing import Final
 
 from oakum.linux.libc import CText, bind, bind_call, c_int, c_size_t
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
@@ -42,10 +45,13 @@ def loopback_up() -> None:
 
     Source: netdevice(7). Raises OSError.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+    control = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    try:
         request = struct.pack("16sh14x", b"lo", 0)
         (flags,) = struct.unpack_from("h", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
+    finally:
+        control.close()
 
 
 def join_new_session_keyring(name: str) -> None:

@@ -9,11 +9,14 @@ import os
 import stat
 import struct
 import termios
-from typing import Final
 
 from oakum.linux.fd import Fd
 from oakum.linux.libc import error
 from oakum.linux.paths import open_beneath
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _TIOCSPTLCK: Final = 0x40045431
 _TIOCGPTN: Final = 0x80045430

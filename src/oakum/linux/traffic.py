@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from typing import Final
 
 from oakum.linux.netlink import NLM_F_CREATE, NLM_F_REPLACE, Request, attribute, nested, text, u32
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _RTM_NEWQDISC: Final = 36
 _RTM_DELQDISC: Final = 37

@@ -7,7 +7,6 @@ All of it is inherited over execve. What the values are called in a spec is said
 from __future__ import annotations
 
 import ctypes
-from typing import Final, NamedTuple
 
 from oakum.linux.libc import (
     Struct,
@@ -23,6 +22,10 @@ from oakum.linux.libc import (
     u32,
     u64,
 )
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _IOPRIO_WHO_PROCESS: Final = 1
 _IOPRIO_CLASS_SHIFT: Final = 13

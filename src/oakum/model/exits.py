@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class ExitRecord(NamedTuple):

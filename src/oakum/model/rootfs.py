@@ -7,7 +7,10 @@ the container or its parent is killed.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class RootfsSource(NamedTuple):

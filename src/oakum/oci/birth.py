@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from oakum.errors import FailedPrecondition, SystemFailure, from_dict
 from oakum.linux import namespaces as ns
 from oakum.linux import process as proc
 from oakum.linux.fd import Fd
 from oakum.linux.libc import call_name
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.cgroups import Cgroup
 from oakum.oci.handover import guard
 from oakum.oci.wire import Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Nothing:

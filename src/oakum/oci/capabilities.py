@@ -6,9 +6,11 @@ Source: linux/capability.h for the numbers.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci.spec import Capabilities
+
+if TYPE_CHECKING:
+    from typing import Final
 
 # In the kernel's order: the index is the number of the capability.
 NAMES: Final = (

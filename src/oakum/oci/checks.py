@@ -6,13 +6,17 @@ Knows nothing of any document; the runtime-spec's is in `shape`. Every one raise
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, cast
-
 from oakum.errors import InvalidArgument
+from oakum.model.light import TYPE_CHECKING, cast
 
-# a decoded value and the path to it ("$.process.user.uid")
-Check = Callable[[Any, str], None]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
+    # a decoded value and the path to it ("$.process.user.uid")
+    Check = Callable[[Any, str], None]
+
+
 U32: Final = 0xFFFFFFFF
 I64: Final = 0x7FFFFFFFFFFFFFFF
 U64: Final = 0xFFFFFFFFFFFFFFFF
@@ -82,7 +86,7 @@ def array(item: Check, *, limit: int = 65536, nonempty: bool = False) -> Check:
     def check(value: Any, path: str) -> None:
         if not isinstance(value, list):
             raise fail(path, f"{kind(value)} where an array belongs")
-        items = cast(list[Any], value)
+        items = cast("list[Any]", value)
         if len(items) > limit:
             raise fail(path, f"more than {limit} items")
         if nonempty and not items:
@@ -127,7 +131,7 @@ def members(value: Any, path: str) -> dict[Any, Any]:
     """`value` as an object. Raises InvalidArgument."""
     if not isinstance(value, dict):
         raise fail(path, f"{kind(value)} where an object belongs")
-    return cast(dict[Any, Any], value)
+    return cast("dict[Any, Any]", value)
 
 
 def kind(value: object) -> str:

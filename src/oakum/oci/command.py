@@ -9,9 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Final, NoReturn
 
 from oakum.errors import CommandNotRunnable
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final, NoReturn
 
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HINT: Final = "check the command, its permissions and the image's PATH"

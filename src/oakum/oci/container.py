@@ -11,10 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from oakum.errors import (
     DeadlineExceeded,
@@ -29,6 +26,7 @@ from oakum.linux import process as proc
 from oakum.linux.fd import Fd
 from oakum.linux.libc import call_name
 from oakum.linux.procfs import open_private_proc
+from oakum.model.light import TYPE_CHECKING, NamedTuple, signal
 from oakum.model.rootfs import RootfsSource
 from oakum.oci import execution, init, rootfs
 from oakum.oci.birth import Nothing, clone, clone_after_joining, ordered, unified_path, unified_procs
@@ -43,6 +41,9 @@ from oakum.oci.spec import Hooks, Linux, LinuxResources, Process, Spec
 from oakum.oci.wire import Channel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
     from oakum.oci.listener import Listener
     from oakum.oci.tuning import Tuning
 

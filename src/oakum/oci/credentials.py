@@ -11,7 +11,6 @@ import errno
 import os
 import resource
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
 
 from oakum.errors import InvalidArgument, SystemFailure
 from oakum.linux import capabilities as kernel
@@ -19,11 +18,14 @@ from oakum.linux import procfs, seccomp
 from oakum.linux.fd import Fd
 from oakum.linux.libc import call_name
 from oakum.linux.process import set_no_new_privs
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci.capabilities import CapabilitySets, masks
 from oakum.oci.mappings import drop_groups
 from oakum.oci.spec import Process
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from oakum.oci.listener import Report
 
 _ALL: Final = (1 << 64) - 1

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple, NoReturn
 
 from oakum.errors import SystemFailure
 from oakum.linux.fd import Fd
 from oakum.linux.namespaces import setns
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci import credentials
 from oakum.oci.handover import Handover, hand_over, join_cgroup, open_console, settle, take_console
 from oakum.oci.mappings import drop_groups
 from oakum.oci.wire import Channel
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 class ExecJob(NamedTuple):

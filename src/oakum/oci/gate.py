@@ -13,14 +13,17 @@ Fifos and not a socket: what init does after its system call filter is loaded is
 from __future__ import annotations
 
 import errno
-import json
 import os
 import select
 import time
-from typing import Final
 
 from oakum.errors import DeadlineExceeded, FailedPrecondition, OakumError, from_dict
 from oakum.linux.fd import Fd
+from oakum.model import jsontext as json
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _START: Final = "start.fifo"
 _STATUS: Final = "status.fifo"

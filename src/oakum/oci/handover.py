@@ -7,10 +7,7 @@ Joins the cgroup, resolves the user, becomes it, finds the command, tells the pa
 from __future__ import annotations
 
 import errno
-import json
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from oakum.errors import Internal, OakumError, SystemFailure
 from oakum.linux.fd import Fd
@@ -21,6 +18,8 @@ from oakum.linux.paths import make_file_in_root, open_beneath
 from oakum.linux.process import close_except, close_from, reset_signals
 from oakum.linux.sysinfo import join_new_session_keyring
 from oakum.linux.terminal import make_controlling, open_pty, set_size
+from oakum.model import jsontext as json
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci import command, credentials
 from oakum.oci.gate import Gate
 from oakum.oci.hooks import run_hooks
@@ -29,6 +28,9 @@ from oakum.oci.users import Identity, home_of, resolve_user
 from oakum.oci.wire import Channel, die_unless
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
     from oakum.oci.listener import Listener, Report
     from oakum.oci.tuning import Tuning
 

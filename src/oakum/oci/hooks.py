@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
-from collections.abc import Sequence
-from typing import Final
 
 from oakum.errors import SystemFailure
 from oakum.linux.fd import Fd
 from oakum.linux.process import pidfd_open
+from oakum.model.light import TYPE_CHECKING, signal
 from oakum.oci.spec import Hook
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 # In the order in which a container's life meets them.
 KINDS: Final = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")

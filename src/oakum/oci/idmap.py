@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Sequence
 
 from oakum.errors import SystemFailure
 from oakum.linux.fd import Fd
 from oakum.linux.namespaces import CLONE_NEWUSER
 from oakum.linux.process import clone, run_and_exit
+from oakum.model.light import TYPE_CHECKING, signal
 from oakum.oci.spec import IdMapping
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def mapping_namespace(uid_mappings: Sequence[IdMapping], gid_mappings: Sequence[IdMapping]) -> Fd:

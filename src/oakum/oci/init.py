@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from typing import Any, NamedTuple, NoReturn
 
 from oakum.errors import SystemFailure
 from oakum.linux import mount as m
@@ -14,6 +12,8 @@ from oakum.linux.fd import Fd
 from oakum.linux.libc import call_name
 from oakum.linux.namespaces import FLAGS, flags_of, setns, unshare
 from oakum.linux.sysinfo import loopback_up, set_domainname, set_hostname
+from oakum.model import jsontext as json
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.model.rootfs import RootfsSource
 from oakum.oci import credentials, rootfs
 from oakum.oci.handover import Handover, hand_over, join_cgroup, open_console, settle, take_console
@@ -22,6 +22,9 @@ from oakum.oci.mappings import drop_groups
 from oakum.oci.plan import Plan
 from oakum.oci.spec import Hook, Spec
 from oakum.oci.wire import Channel, Message, die_unless
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 
 class InitJob(NamedTuple):

@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from typing import Any, NamedTuple
 
 from oakum.errors import SystemFailure
 from oakum.linux.fd import Fd
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Listener(NamedTuple):

@@ -7,10 +7,13 @@ Source: user_namespaces(7), newuidmap(1).
 from __future__ import annotations
 
 import os
-from typing import Final
 
 from oakum.errors import SystemFailure, Unimplemented
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.spec import IdMapping, Linux
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _HELPERS: Final = {"uid_map": "newuidmap", "gid_map": "newgidmap"}
 
@@ -78,6 +81,6 @@ def drop_groups() -> None:
         os.setgroups(())
     except PermissionError:
         # Mapped without privilege: then the groups stay, unmapped, and give no right inside.
-        with open("/proc/self/setgroups", encoding="ascii") as file:
+        with open("/proc/self/setgroups", encoding="utf-8") as file:
             if file.read().strip() != "deny":
                 raise

@@ -6,9 +6,11 @@ Spec: runtime-spec config.md "Linux mount options". Source: mount(8), mount_seta
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
-
 from oakum.linux import mount as m
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _SET: Final[dict[str, int]] = {
     "ro": m.ATTR_RDONLY,

@@ -8,14 +8,17 @@ touched. `rootfs` carries the steps out, `init` the rest.
 from __future__ import annotations
 
 import os
-from typing import Final, NamedTuple
 
 from oakum.errors import InvalidArgument, Unimplemented
 from oakum.linux import mount as m
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci.cgroups.layout import Layout
 from oakum.oci.options import MountOptions, parse_options
 from oakum.oci.refusals import refuse
 from oakum.oci.spec import Device, IdMapping, Linux, Mount, Spec
+
+if TYPE_CHECKING:
+    from typing import Final
 
 DEFAULT_DEVICES: Final[tuple[Device, ...]] = (
     {"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o666},

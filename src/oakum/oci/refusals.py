@@ -7,10 +7,12 @@ Spec: runtime-spec config.md "Valid values".
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
-
 from oakum.errors import Unimplemented
+from oakum.model.light import TYPE_CHECKING, cast
 from oakum.oci.spec import Spec
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 # path of a member → what this runtime does not do
 REFUSED: Final[dict[str, str]] = {

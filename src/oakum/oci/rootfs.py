@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
-from typing import Any, Final
 
 from oakum.errors import PermissionDenied, SystemFailure
 from oakum.linux import mount as m
@@ -27,6 +25,7 @@ from oakum.linux.paths import (
     openat2,
     parts,
 )
+from oakum.model.light import TYPE_CHECKING
 from oakum.model.rootfs import RootfsSource
 from oakum.oci.copyup import copy_tree
 from oakum.oci.plan import (
@@ -42,6 +41,10 @@ from oakum.oci.plan import (
     Remount,
     Step,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
 
 _NULL: Final = (1, 3)
 

@@ -7,10 +7,14 @@ specification does not have are kept and ignored, as it demands. Spec: runtime-s
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from oakum.linux.namespaces import FLAGS as NAMESPACES
-from oakum.oci.checks import I64, U32, U64, Check, array, choice, fail, flag, mapping, obj, text, whole
+from oakum.model.light import TYPE_CHECKING
+from oakum.oci.checks import I64, U32, U64, array, choice, fail, flag, mapping, obj, text, whole
+
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from oakum.oci.checks import Check
 
 # Source: getrlimit(2).
 RLIMITS: Final = frozenset(

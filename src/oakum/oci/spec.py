@@ -7,9 +7,11 @@ Spec: runtime-spec 1.3, config.md and config-linux.md.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, cast
-
+from oakum.model.light import TYPE_CHECKING, TypedDict, cast
 from oakum.oci.shape import PROCESS, RESOURCES, SPEC
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class IdMapping(TypedDict):

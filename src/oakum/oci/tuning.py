@@ -7,12 +7,15 @@ Loaded only for specs that have them. Spec: config.md "Process", config-linux.md
 from __future__ import annotations
 
 import os
-from typing import Any, Final, NamedTuple, cast
 
 from oakum.errors import InvalidArgument, SystemFailure
 from oakum.linux import tuning as kernel
 from oakum.linux.libc import call_name
+from oakum.model.light import TYPE_CHECKING, NamedTuple, cast
 from oakum.oci.spec import Linux, Process
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 # Source: linux/sched.h
 POLICIES: Final = {

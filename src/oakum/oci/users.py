@@ -8,11 +8,14 @@ Pure parsers, and `resolve_user`, which reads through a descriptor of the root f
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
 
 from oakum.errors import InvalidArgument, NotFound, SystemFailure
 from oakum.linux.paths import read_in_root
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final
 
 # Directory services write files of some megabytes; an image with more is trying something.
 _LIMIT_BYTES: Final = 16 << 20

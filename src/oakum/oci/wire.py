@@ -21,12 +21,15 @@ by SCM_RIGHTS. The successful `execve` closes the child's end, so end-of-file wi
 from __future__ import annotations
 
 import os
-from typing import Any, Final, NamedTuple
 
 from oakum.errors import Internal
 from oakum.linux import sockets
 from oakum.linux.fd import Fd
 from oakum.model import message as text
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _MAX_BYTES: Final = 160 * 1024  # below the default send buffer, so that a packet never blocks half-way
 

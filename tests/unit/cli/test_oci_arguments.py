@@ -9,22 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oakum.cli.oci.arguments import Option, Parsed, Usage, parse
-from oakum.cli.oci.commands import COMMANDS
+from oakum.cli.oci.arguments import Parsed, Usage, parse
 from oakum.cli.oci.entry import command_of
 from oakum.cli.oci.events import duration_s
 from oakum.cli.oci.listing import table
 from oakum.cli.oci.log import JSON, TEXT, render
+from oakum.cli.oci.table import COMMANDS
 from oakum.cli.oci.template import template
 from oakum.cli.oci.updates import resources_of
 from oakum.errors import InvalidArgument
 from oakum.oci.spec import parse as parse_spec
 
 TABLE = (
-    Option("flag", ("force", "f"), ""),
-    Option("text", ("bundle", "b"), ""),
-    Option("number", ("fds",), ""),
-    Option("list", ("env", "e"), ""),
+    ("flag", ("force", "f"), ""),
+    ("text", ("bundle", "b"), ""),
+    ("number", ("fds",), ""),
+    ("list", ("env", "e"), ""),
 )
 
 
@@ -107,4 +107,4 @@ def test_the_template_is_a_valid_spec(rootless: bool) -> None:
 def test_every_command_says_what_it_does() -> None:
     for name, command in COMMANDS.items():
         assert command.help, name
-        assert all(option.help for option in command.options), name
+        assert all(option[2] for option in command.options), name

@@ -6,24 +6,17 @@ argparse and click take longer to import than a container takes to start.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from oakum.model.light import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    # An option: its kind ("flag", "text", "number" or "list"), its names (the first is its key), its help.
+    Row = tuple[str, tuple[str, ...], str]
 
 
 class Usage(Exception):
     """The command line is wrong."""
-
-
-class Option(NamedTuple):
-    """An option: `kind` is "flag", "text", "number" or "list"."""
-
-    kind: str
-    names: tuple[str, ...]
-    help: str
-
-    @property
-    def key(self) -> str:
-        """Its name in the result."""
-        return self.names[0]
 
 
 class Parsed(NamedTuple):
@@ -53,9 +46,9 @@ _TRUE: Final = ("1", "t", "true", "T", "TRUE", "True")
 _FALSE: Final = ("0", "f", "false", "F", "FALSE", "False")
 
 
-def parse(arguments: list[str], table: tuple[Option, ...], *, stop_at_word: bool) -> Parsed:
+def parse(arguments: list[str], table: tuple[Row, ...], *, stop_at_word: bool) -> Parsed:
     """Sort `arguments`; with `stop_at_word` the first word ends the options. Raises Usage."""
-    known = {name: option for option in table for name in option.names}
+    known = {name: row for row in table for name in row[1]}
     options: dict[str, Any] = {}
     words: list[str] = []
     rest = list(arguments)[::-1]
@@ -71,30 +64,31 @@ def parse(arguments: list[str], table: tuple[Option, ...], *, stop_at_word: bool
                 break
             continue
         name, separator, value = word.lstrip("-").partition("=")
-        option = known.get(name)
-        if option is None:
+        row = known.get(name)
+        if row is None:
             raise Usage(f"flag provided but not defined: -{name}")
-        if option.kind == "flag":
-            options[option.key] = _truth(name, value) if separator else True
+        if row[0] == "flag":
+            options[row[1][0]] = _truth(name, value) if separator else True
             continue
         if not separator:
             if not rest:
                 raise Usage(f"flag needs an argument: -{name}")
             value = rest.pop()
-        _store(options, option, name, value)
+        _store(options, row, name, value)
     return Parsed(options, words)
 
 
-def _store(options: dict[str, Any], option: Option, name: str, value: str) -> None:
-    if option.kind == "list":
-        options.setdefault(option.key, []).append(value)
-    elif option.kind == "number":
+def _store(options: dict[str, Any], row: Row, name: str, value: str) -> None:
+    kind, names, _ = row
+    if kind == "list":
+        options.setdefault(names[0], []).append(value)
+    elif kind == "number":
         try:
-            options[option.key] = int(value, 0)
+            options[names[0]] = int(value, 0)
         except ValueError:
             raise Usage(f'invalid value "{value}" for flag -{name}: not a whole number') from None
     else:
-        options[option.key] = value
+        options[names[0]] = value
 
 
 def _truth(name: str, value: str) -> bool:
@@ -105,11 +99,11 @@ def _truth(name: str, value: str) -> bool:
     raise Usage(f'invalid boolean value "{value}" for -{name}')
 
 
-def option_lines(options: tuple[Option, ...]) -> list[str]:
+def option_lines(rows: tuple[Row, ...]) -> list[str]:
     """The options as lines of a help text."""
-    return [f"  {_option_names(option):<28} {option.help}" for option in options]
+    return [f"  {_option_names(row):<28} {row[2]}" for row in rows]
 
 
-def _option_names(option: Option) -> str:
-    names = ", ".join(f"--{n}" if len(n) > 1 else f"-{n}" for n in option.names)
-    return names + ("" if option.kind == "flag" else " value")
+def _option_names(row: Row) -> str:
+    names = ", ".join(f"--{n}" if len(n) > 1 else f"-{n}" for n in row[1])
+    return names + ("" if row[0] == "flag" else " value")

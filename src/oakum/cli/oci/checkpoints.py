@@ -1,37 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`oakum oci checkpoint` and `restore`: their options, and how they reach `oakum.oci.runtime.checkpoint`."""
+"""`oakum oci checkpoint` and `restore`: how they reach `oakum.oci.runtime.checkpoint`."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
 
-from oakum.cli.oci.arguments import Option
+from oakum.cli.oci.call import Call
+from oakum.model.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from oakum.cli.oci.commands import Call
+    from typing import Any, Final
 
-_BOTH: Final = (
-    Option("text", ("image-path",), "directory of the images (default: checkpoint)"),
-    Option("text", ("work-path",), "directory of CRIU's logs (default: that of the images)"),
-    Option("flag", ("tcp-established",), "also with open TCP connections"),
-    Option("flag", ("ext-unix-sk",), "also with unix sockets whose other end is outside"),
-    Option("flag", ("shell-job",), "also what is in another's session"),
-    Option("flag", ("file-locks",), "also with file locks"),
-)
-CHECKPOINT: Final = (
-    *_BOTH,
-    Option("flag", ("leave-running",), "let it run on, and keep it"),
-    Option("flag", ("pre-dump",), "only its memory, while it runs"),
-    Option("text", ("parent-path",), "an earlier image directory, relative to this one"),
-    Option("flag", ("auto-dedup",), "drop from the earlier images what this one has"),
-)
-RESTORE: Final = (
-    *_BOTH,
-    Option("text", ("bundle", "b"), "the bundle's directory (default: the current one)"),
-    Option("flag", ("detach", "d"), "leave it running"),
-    Option("text", ("pid-file",), "file to write the process id to"),
-)
 _DEFAULT_IMAGES: Final = "checkpoint"
 
 

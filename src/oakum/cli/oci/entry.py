@@ -10,17 +10,18 @@ import gc
 import os
 import sys
 
-from oakum.linux.sealed import execute_sealed, runs_sealed
+from oakum.linux.sealed import execute_sealed, runs_sealed, seal_in_place
 
 TYPE_CHECKING = False  # `typing` itself would be imported twice
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 # Commands whose child enters a container, and global options that take a value.
 _ENTERING = ("create", "run", "exec")
 _VALUED = ("--log", "--log-format", "--root", "--criu", "--rootless")
 _PROGRAM = (
     "import sys; n = 2 + int(sys.argv[1]); sys.path[:] = sys.argv[2:n]; "
+    "from oakum.cli.oci.start import install; install(); "
     "from oakum.cli.oci.entry import run; run(sys.argv[n:])"
 )
 
@@ -29,7 +30,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command line of the runtime and end this process."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_stdio()
-    if command_of(arguments) in _ENTERING and not runs_sealed():
+    gc.disable()  # it ends soon
+    if command_of(arguments) in _ENTERING and not (runs_sealed() or seal_in_place()):
         execute_sealed(_PROGRAM, arguments)
     run(arguments)
 
@@ -45,6 +47,9 @@ def run(arguments: list[str]) -> NoReturn:
         sys.stderr.flush()
     except (BrokenPipeError, ValueError):
         code = code or 1
+    modules: Any = sys.meta_path[0]
+    if getattr(modules, "missed", False):
+        modules.keep()  # the next command shall find at once what this one has had to look for
     os._exit(code)
 
 
@@ -69,7 +74,3 @@ def _open_stdio() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
             os.set_inheritable(number, True)
-
-
-if __name__ == "__main__":
-    main()

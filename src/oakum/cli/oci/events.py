@@ -6,12 +6,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any, Final
 
 from oakum.errors import FailedPrecondition, InvalidArgument
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.cgroups.layout import detect_layout
 from oakum.oci.cgroups.stats import CgroupStats, PressurePair, read_stats
 from oakum.oci.runtime.container import Container
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _UNITS_S: Final = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LOOK_S: Final = 0.1

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Final
 
 from oakum.engine.seccomp.compiler import architectures, compile_profile
 from oakum.engine.seccomp.profile import ACTIONS, NOTIFY, OPERATORS, Profile, parse
 from oakum.errors import InvalidArgument, Unimplemented
 from oakum.linux.seccomp import NEW_LISTENER
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.spec import Spec
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 # Source: seccomp(2); by the names of the runtime-spec.
 FLAGS: Final = {

@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Final
 
 from oakum.cli.oci.log import Caller
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.runtime.container import Container, containers, owner_name
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _COLUMNS: Final = ("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")
 _LEAST_WIDTH: Final = 12

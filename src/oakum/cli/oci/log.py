@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from typing import Final
+
+from oakum.model import jsontext as json
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 TEXT: Final = "text"
 JSON: Final = "json"
@@ -56,8 +60,8 @@ def render(level: str, message: str, form: str, now_s: float) -> str:
     """One line of the log."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
     if form == JSON:
-        return json.dumps({"level": level, "msg": message, "time": stamp}, separators=(",", ":")) + "\n"
-    return f'time="{stamp}" level={level} msg={json.dumps(message, ensure_ascii=False)}\n'
+        return json.dumps({"level": level, "msg": message, "time": stamp}) + "\n"
+    return f'time="{stamp}" level={level} msg={json.quote(message)}\n'
 
 
 def _to_stderr(text: str) -> None:

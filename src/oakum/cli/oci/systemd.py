@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from oakum.model.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from oakum.oci.spec import LinuxResources

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Final
 
 from oakum.errors import AlreadyExists, SystemFailure
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.runtime.container import OCI_VERSION
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _CAPABILITIES: Final = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 _MASKED: Final = (

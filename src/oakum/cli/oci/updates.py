@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from oakum.cli.oci.arguments import Parsed
 from oakum.errors import InvalidArgument
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.spec import LinuxResources, parse_resources
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 # option → where its value goes, and whether it is text
 _MEMBERS: Final = {

@@ -3,6 +3,5 @@
 
 from oakum.oci.cgroups.group import Cgroup
 from oakum.oci.cgroups.layout import Hierarchy, Layout, detect_layout
-from oakum.oci.cgroups.stats import CgroupStats, read_stats
 
-__all__ = ["Cgroup", "CgroupStats", "Hierarchy", "Layout", "detect_layout", "read_stats"]
+__all__ = ["Cgroup", "Hierarchy", "Layout", "detect_layout"]

@@ -8,10 +8,13 @@ Source: kernel docs admin-guide/cgroup-v1/{memory,hugetlb,blkio-controller}, adm
 from __future__ import annotations
 
 import os
-from typing import Final, NamedTuple
 
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci.cgroups.layout import Hierarchy, Layout, normalise_path
 from oakum.oci.cgroups.stats import parse_keyed, read_file, read_number
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _READ_WRITE: Final[tuple[str, ...]] = ("Read", "Write")
 # The states of a task in /proc/PID/stat, under the names that cAdvisor gives them.

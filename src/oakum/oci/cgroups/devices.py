@@ -10,10 +10,13 @@ Source: linux/bpf.h (struct bpf_cgroup_dev_ctx), kernel docs bpf/instruction-set
 from __future__ import annotations
 
 import struct
-from typing import Final
 
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.cgroups.values import device_rule
 from oakum.oci.spec import DeviceRule
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _ACCESS: Final = {"m": 1, "r": 2, "w": 4}
 _TYPE: Final = {"b": 1, "c": 2}

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
-from typing import Final
 
 from oakum.errors import DeadlineExceeded, SystemFailure, Unimplemented
 from oakum.linux.fd import Fd
+from oakum.model.light import TYPE_CHECKING, signal
 from oakum.oci.cgroups.devices import attach_device_rules
 from oakum.oci.cgroups.layout import Hierarchy, Layout, normalise_path
 from oakum.oci.cgroups.values import Write, plan_v1, plan_v2
 from oakum.oci.spec import LinuxResources
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _FREEZE_TIMEOUT_S: Final = 2.0
 _REMOVE_TIMEOUT_S: Final = 2.0
@@ -198,7 +200,7 @@ class Cgroup:
         found: set[int] = set()
         for directory in _subtree(self.directory(self._main_tree())):
             try:
-                with open(f"{directory}/cgroup.procs", encoding="ascii") as file:
+                with open(f"{directory}/cgroup.procs", encoding="utf-8") as file:
                     found.update(int(line) for line in file if line.strip() != "0")
             except OSError as failure:
                 if failure.errno not in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):

@@ -7,11 +7,12 @@ Source: cgroups(7), kernel docs admin-guide/cgroup-v1 and cgroup-v2.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-from typing import Final, NamedTuple
-
 from oakum.errors import InvalidArgument, Unimplemented
+from oakum.model.light import TYPE_CHECKING, NamedTuple, once
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
 
 # Options in a v1 mount's super block that are not controllers.
 _V1_OPTIONS: Final = frozenset(
@@ -44,7 +45,7 @@ class Layout(NamedTuple):
         return next((h for h in self.hierarchies if controller in h.controllers), None)
 
 
-@functools.cache
+@once
 def detect_layout() -> Layout:
     """The host's layout, read once per process.
 
@@ -56,7 +57,7 @@ def detect_layout() -> Layout:
     trees: list[Hierarchy] = []
     for tree in mounts:
         if tree.version == 2:
-            with open(f"{tree.mountpoint}/cgroup.controllers", encoding="ascii") as file:
+            with open(f"{tree.mountpoint}/cgroup.controllers", encoding="utf-8") as file:
                 tree = tree._replace(controllers=tuple(file.read().split()))  # noqa: PLW2901 - the same tree, completed
         if not any(
             t.controllers == tree.controllers and t.name == tree.name and t.version == tree.version

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final, NamedTuple
 
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci.cgroups.layout import Hierarchy, Layout, normalise_path
+
+if TYPE_CHECKING:
+    from typing import Final
 
 # v1 says "no limit" with the largest page-aligned number.
 _UNLIMITED_V1: Final = 1 << 62

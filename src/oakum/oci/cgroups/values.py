@@ -6,11 +6,12 @@ Spec: runtime-spec config-linux "Control groups". Source: kernel docs admin-guid
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple, cast
-
 from oakum.errors import InvalidArgument
+from oakum.model.light import TYPE_CHECKING, NamedTuple, cast
 from oakum.oci.spec import DeviceRule, LinuxResources
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Write(NamedTuple):
@@ -36,6 +37,8 @@ def weight_of_shares(shares: int) -> int:
         return 1
     if shares >= 262144:
         return 10000
+    import math  # a library to load, only for those with shares
+
     log = math.log2(shares)
     return max(1, min(10000, math.ceil(10 ** ((log * log + 125 * log) / 612 - 7 / 34))))
 
@@ -127,7 +130,7 @@ def _io_v2(block: dict[str, Any]) -> list[Write]:
             weight = io_weight_of_blkio(device["weight"])
             writes.append(Write("io", "io.weight", f"{device['major']}:{device['minor']} {weight}"))
     for member, _, key in _THROTTLES:
-        for device in cast(list[dict[str, int]], block.get(member) or []):
+        for device in cast("list[dict[str, int]]", block.get(member) or []):
             rate = device["rate"] or "max"
             writes.append(Write("io", "io.max", f"{device['major']}:{device['minor']} {key}={rate}"))
     return writes
@@ -211,7 +214,7 @@ def _blkio_v1(block: dict[str, Any]) -> list[Write]:
             if device.get(member):
                 writes.append(Write("blkio", file, f"{device['major']}:{device['minor']} {device[member]}"))
     for member, file, _ in _THROTTLES:
-        for device in cast(list[dict[str, int]], block.get(member) or []):
+        for device in cast("list[dict[str, int]]", block.get(member) or []):
             writes.append(Write("blkio", file, f"{device['major']}:{device['minor']} {device['rate']}"))
     return writes
 

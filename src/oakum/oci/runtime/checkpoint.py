@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Final, NamedTuple, cast
 
 from oakum.errors import DataLoss, FailedPrecondition, InvalidArgument, SystemFailure, Unimplemented
 from oakum.linux.durable import write_file_fast
@@ -23,13 +22,19 @@ from oakum.linux.mount import bind_file, set_propagation
 from oakum.linux.namespaces import FLAGS, unshare
 from oakum.linux.paths import make_dirs_in_root, make_file_in_root
 from oakum.linux.process import set_child_subreaper
+from oakum.model.light import TYPE_CHECKING, NamedTuple, cast
 from oakum.oci.cgroups.group import Cgroup
 from oakum.oci.cgroups.layout import detect_layout, normalise_path
 from oakum.oci.runtime import criu
 from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy
-from oakum.oci.runtime.create import CompileFilter, load_config, write_pid_file
+from oakum.oci.runtime.create import load_config, write_pid_file
 from oakum.oci.runtime.state import Directory, Record, start_ticks
 from oakum.oci.spec import Spec
+
+if TYPE_CHECKING:
+    from typing import Final
+
+    from oakum.oci.runtime.create import CompileFilter
 
 DESCRIPTORS: Final = "descriptors.json"
 _DESCRIPTORS_LIMIT_BYTES: Final = 64 << 10

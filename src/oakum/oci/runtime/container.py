@@ -7,20 +7,22 @@ Making one is `create`, further processes are `execs`.
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Iterator
-from typing import Any, Final, cast
 
 from oakum.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OakumError, SystemFailure
 from oakum.linux.fd import Fd
 from oakum.linux.process import pidfd_open, pidfd_send_signal
+from oakum.model.light import TYPE_CHECKING, cast, signal
 from oakum.oci.cgroups.group import Cgroup
 from oakum.oci.cgroups.layout import detect_layout, normalise_path
 from oakum.oci.gate import close_gate, is_waiting, open_gate
 from oakum.oci.runtime.state import Directory, Record, list_ids, start_ticks
 from oakum.oci.runtime.units import units
 from oakum.oci.spec import Hook, LinuxResources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
 
 OCI_VERSION: Final = "1.3.0"
 _KILL_TIMEOUT_S: Final = 10.0
@@ -298,8 +300,7 @@ def destroy(container: Container) -> list[str]:
             warnings.append(failure.brief)  # it forgets empty scopes by itself, sooner or later
     if hooks := container.hooks("poststop"):
         # few containers have hooks
-        import json
-
+        from oakum.model import jsontext as json
         from oakum.oci.hooks import run_hooks
 
         state = json.dumps(container.state("stopped")).encode()

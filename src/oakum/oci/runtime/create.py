@@ -6,15 +6,14 @@ Every step can be the last one before a kill: what is there by then is found and
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from oakum.errors import AlreadyExists, InvalidArgument, OakumError, SystemFailure
 from oakum.linux.durable import write_file_fast
 from oakum.linux.fd import Fd
+from oakum.model import jsontext as json
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import normalise_path
 from oakum.oci.container import ContainerProcess, CreateRequest, Status
@@ -28,15 +27,18 @@ from oakum.oci.runtime.units import units
 from oakum.oci.spec import Spec, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
+
     from oakum.oci.listener import Listener
+
+    # linux.seccomp of the spec → the program and the flags to load it with; compiling needs more than this package may import.
+    CompileFilter = Callable[[dict[str, Any], Spec], tuple[bytes, int]]
 
 _CONFIG_LIMIT_BYTES: Final = 16 << 20
 _CREATE_TIMEOUT_S: Final = 120.0
 _PTMX: Final = (5, 2)
 _TERMINALS: Final = (136, -1)  # all of /dev/pts
-
-# linux.seccomp of the spec → the program and the flags to load it with; compiling needs more than this package may import.
-CompileFilter = Callable[[dict[str, Any], Spec], tuple[bytes, int]]
 
 
 class CreateOptions(NamedTuple):

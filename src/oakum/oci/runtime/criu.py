@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Final
 
 from oakum.errors import FailedPrecondition, Unimplemented
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
 
 _LOG_LIMIT_BYTES: Final = 8 << 20
 _CHECK_LOG: Final = "check.log"

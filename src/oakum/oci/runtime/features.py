@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from oakum.linux.namespaces import FLAGS as NAMESPACES
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.capabilities import NAMES as CAPABILITIES
 from oakum.oci.hooks import KINDS
 from oakum.oci.options import known_options
 from oakum.oci.refusals import REFUSED
 from oakum.oci.runtime.container import OCI_VERSION
 from oakum.oci.tuning import MEMORY_FLAGS, MEMORY_MODES
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _LEAST_VERSION: Final = "1.0.0"
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import select
-import signal
-from typing import Any, Final
 
 from oakum.linux.fd import Fd
 from oakum.linux.terminal import set_size
+from oakum.model.light import TYPE_CHECKING, signal
 from oakum.oci.container import ContainerProcess
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 _CHUNK_BYTES: Final = 32768
 # Ours, or about our own life with our terminal; all others are the container's.

@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-from typing import Any, Final, NamedTuple
 
 from oakum.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, SystemFailure
 from oakum.linux.durable import write_file_fast
 from oakum.linux.fd import Fd
+from oakum.model import jsontext as json
+from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci.spec import Spec, parse
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 STATE: Final = "state.json"
 CONFIG: Final = "config.json"

@@ -6,9 +6,8 @@ The runtime makes and fills groups itself; a `Units` only hears of it, before an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
-
 from oakum.errors import Internal
+from oakum.model.light import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from oakum.oci.spec import LinuxResources
