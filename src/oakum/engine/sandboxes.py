@@ -142,27 +142,21 @@ class Sandboxes:
 
     def _build(self, record: SandboxRecord) -> None:
         # Listings and the like need neither shims nor sockets.
-        from oakum.shim.client import spawn_shim
+        from oakum.shim.client import Spawned
 
         layout = self._context.layout
         pod = layout.pod(record.id)
         with storing("make pod directory", pod):
             os.makedirs(pod, mode=0o711)
-        client = spawn_shim(layout.state, _shim_request(record, pod))
+        shim = Spawned(layout.state, _shim_request(record, pod))
+        attach: Callable[[], Attachment] | None = None
         try:
-            pid = client.pid()
+            # Meanwhile, for that takes no namespace yet.
+            if record.has_network:
+                attach = self._begin_network(record, f"{pod}/ns/net")
         finally:
-            client.close()
-        attachment: Attachment | None = None
-        if record.has_network:
-            attachment = self._context.network.setup(
-                record.id,
-                f"{pod}/ns/net",
-                network=record.config.network,
-                port_mappings=record.config.port_mappings,
-                hostname=hostname(record.config, record.id),
-                options=attachment_options(record.config, record.cgroup_path),
-            )
+            pid = shim.pid()
+        attachment = attach() if attach is not None else None
         addresses = attachment.addresses if attachment else ()
         pods.write_files(
             layout.sandbox(record.id),
@@ -182,6 +176,16 @@ class Sandboxes:
                 host_interface=attachment.host_interface if attachment else "",
                 warnings=attachment.warnings if attachment else (),
             )
+        )
+
+    def _begin_network(self, record: SandboxRecord, netns_path: str) -> Callable[[], Attachment]:
+        return self._context.network.begin(
+            record.id,
+            netns_path,
+            network=record.config.network,
+            port_mappings=record.config.port_mappings,
+            hostname=hostname(record.config, record.id),
+            options=attachment_options(record.config, record.cgroup_path),
         )
 
     # unmaking

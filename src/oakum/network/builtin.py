@@ -8,7 +8,7 @@ rules follow, and all of it may be done again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from oakum.errors import OakumError
 from oakum.linux import rtnetlink
@@ -70,10 +70,39 @@ class BuiltinNetwork:
             ResourceExhausted: no address is left.
             SystemFailure: the kernel refuses; nothing is left attached.
         """
+        return self.begin(
+            sandbox_id,
+            netns_path,
+            network=network,
+            port_mappings=port_mappings,
+            hostname=hostname,
+            options=options,
+        )()
+
+    def begin(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        *,
+        network: str = DEFAULT_NETWORK,
+        port_mappings: Sequence[PortRequest] = (),
+        hostname: str = "",
+        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
+    ) -> Callable[[], Attachment]:
+        """Reserve addresses and ports, for which the namespace need not be there yet; the call that does the rest.
+
+        Where that is not called, `teardown` lets go. Raises as `setup`.
+        """
         with self._guard:
-            return self._places.take(
+            complete = self._places.begin(
                 Request(sandbox_id, netns_path, network, hostname, options, tuple(port_mappings))
             )
+
+        def attach() -> Attachment:
+            with self._guard:
+                return complete()
+
+        return attach
 
     def connect(
         self,

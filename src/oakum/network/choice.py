@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from oakum.errors import FailedPrecondition, OakumError
@@ -93,6 +93,26 @@ class ChosenNetwork:
     ) -> Attachment:
         """Attach the network namespace at `netns_path`. Raises OakumError; then nothing is left attached."""
         return self._choose(network).setup(
+            sandbox_id,
+            netns_path,
+            network=network,
+            port_mappings=port_mappings,
+            hostname=hostname,
+            options=options,
+        )
+
+    def begin(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        *,
+        network: str = DEFAULT_NETWORK,
+        port_mappings: Sequence[PortRequest] = (),
+        hostname: str = "",
+        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
+    ) -> Callable[[], Attachment]:
+        """As `setup`, in two halves: the first needs no namespace, the second is the returned call. Raises OakumError."""
+        return self._choose(network).begin(
             sandbox_id,
             netns_path,
             network=network,

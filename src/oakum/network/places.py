@@ -8,7 +8,7 @@ and host ports lead to its address, for each family by itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from oakum.errors import FailedPrecondition
@@ -52,45 +52,62 @@ class Places:
 
     def take(self, request: Request) -> Attachment:
         """Take a place, or complete it. Raises as `BuiltinNetwork.setup`."""
+        return self.begin(request)()
+
+    def begin(self, request: Request) -> Callable[[], Attachment]:
+        """Reserve a place, which takes no namespace; the rest is done by what is returned.
+
+        Raises as `BuiltinNetwork.setup`.
+        """
         options = request.options
         check_mac(options.mac)
         check_names((*options.names, *options.aliases))
-        with open_netns(request.netns_path) as netns:
-            network, bridge, warnings = self._bridges.ensure(request.network)
-            bindings: Sequence[Binding] | None = None
-            if request.ports is not None:
-                bindings = plan_bindings(request.ports, with_ipv6=network.subnet6 is not None)
-            wanted = AttachmentRow(
-                request.sandbox_id,
-                network.name,
-                request.netns_path,
-                request.hostname,
-                "",
-                0,
-                bridge.mtu,
-                has_ipv6=False,
-                mac=options.mac.lower(),
-                ingress=options.ingress_bits_per_s,
-                egress=options.egress_bits_per_s,
-                names=" ".join(options.names),
-                aliases=" ".join(options.aliases),
-            )
-            chosen = offset_of(options.addresses, network.subnet4, network.subnet6)
-            row, is_new = self._reserve(network, wanted, bindings, chosen=chosen)
+        network, bridge, warnings = self._bridges.ensure(request.network)
+        bindings: Sequence[Binding] | None = None
+        if request.ports is not None:
+            bindings = plan_bindings(request.ports, with_ipv6=network.subnet6 is not None)
+        wanted = AttachmentRow(
+            request.sandbox_id,
+            network.name,
+            request.netns_path,
+            request.hostname,
+            "",
+            0,
+            bridge.mtu,
+            has_ipv6=False,
+            mac=options.mac.lower(),
+            ingress=options.ingress_bits_per_s,
+            egress=options.egress_bits_per_s,
+            names=" ".join(options.names),
+            aliases=" ".join(options.aliases),
+        )
+        chosen = offset_of(options.addresses, network.subnet4, network.subnet6)
+        row, is_new = self._reserve(network, wanted, bindings, chosen=chosen)
+
+        def complete() -> Attachment:
             try:
-                plan = self._plan(network, row, bridge.ifindex)
-                has_ipv6 = links.connect(
-                    self._parts.route, plan, netns_fd=netns.fileno(), netns_path=request.netns_path
-                )
-                row = row._replace(has_ipv6=has_ipv6)
-                self._publish(row, bindings)
+                completed = self._complete(network, row, bridge.ifindex, bindings)
             except BaseException:  # Ctrl-C as well: who asked for nothing keeps nothing
                 if is_new and bindings is not None:
                     self.give_back(request.sandbox_id)
                 elif is_new:
                     self.leave(request.sandbox_id, network.name)
                 raise
-            return describe(network, row, tuple(warnings))
+            return describe(network, completed, tuple(warnings))
+
+        return complete
+
+    def _complete(
+        self, network: NetworkRow, row: AttachmentRow, bridge_index: int, bindings: Sequence[Binding] | None
+    ) -> AttachmentRow:
+        plan = self._plan(network, row, bridge_index)
+        with open_netns(row.netns_path) as netns:
+            has_ipv6 = links.connect(
+                self._parts.route, plan, netns_fd=netns.fileno(), netns_path=row.netns_path
+            )
+        row = row._replace(has_ipv6=has_ipv6)
+        self._publish(row, bindings)
+        return row
 
     def _plan(self, network: NetworkRow, row: AttachmentRow, bridge_index: int) -> links.LinkPlan:
         """The link to make; whether it leads counts IPv6 as there where the network has it."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from oakum.network.attachment import Attachment, AttachmentOptions, InterfaceCounters, PortRequest
@@ -40,6 +40,22 @@ class Network(Protocol):
         options: AttachmentOptions = ...,
     ) -> Attachment:
         """Attach the network namespace at `netns_path`. Raises OakumError; then nothing is left attached."""
+        ...
+
+    def begin(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        *,
+        network: str = DEFAULT_NETWORK,
+        port_mappings: Sequence[PortRequest] = (),
+        hostname: str = "",
+        options: AttachmentOptions = ...,
+    ) -> Callable[[], Attachment]:
+        """As `setup`, in two halves: the first is done before the namespace is there, the second by what is returned.
+
+        Where the second is not called, `teardown` undoes the first. Raises OakumError.
+        """
         ...
 
     def teardown(self, sandbox_id: str) -> None:

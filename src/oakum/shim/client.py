@@ -19,7 +19,7 @@ from oakum.model.exits import ExitRecord
 from oakum.shim import wire
 from oakum.shim.cleanup import cleanup_directory
 from oakum.shim.requests import ContainerRequest, ContainerState, Created, ExecRequest, SandboxRequest
-from oakum.shim.starter import ensure_zygote, spawn
+from oakum.shim.starter import Spawning, ensure_zygote
 
 __all__ = [
     "ContainerRequest",
@@ -31,6 +31,7 @@ __all__ = [
     "ShimClient",
     "cleanup_directory",
     "ensure_zygote",
+    "Spawned",
     "spawn_shim",
 ]
 
@@ -47,8 +48,26 @@ def spawn_shim(state: str, request: SandboxRequest) -> ShimClient:
     Raises:
         OakumError: what the shim reports; nothing of the sandbox is left then.
     """
-    sock, pid = spawn(state, request)
-    return ShimClient(sock, request.directory, pid)
+    return Spawned(state, request).client()
+
+
+class Spawned:
+    """A shim that was asked for; whoever did so has other things to do while its sandbox is made."""
+
+    def __init__(self, state: str, request: SandboxRequest) -> None:
+        """Have it forked from the zygote of `state` (started if absent). Raises OakumError."""
+        self._directory = request.directory
+        self._spawning = Spawning(state, request)
+
+    def client(self) -> ShimClient:
+        """The connection to it, once the sandbox is made; to be called once. Raises as `spawn_shim`."""
+        sock, pid = self._spawning.wait()
+        return ShimClient(sock, self._directory, pid)
+
+    def pid(self) -> int:
+        """Its process id, once the sandbox is made; the connection is closed. As `client`, instead of it."""
+        with self.client() as client:
+            return client.pid()
 
 
 class Exec:

@@ -65,30 +65,49 @@ def hold_zygote(state: str) -> socket.socket:
     return sock
 
 
-def spawn(state: str, request: SandboxRequest) -> tuple[socket.socket, int]:
-    """Have the zygote fork a shim that makes the sandbox; the connection to it and its process id.
+class Spawning:
+    """A shim that the zygote of `state` was asked for and that makes its sandbox; `wait` is to be called once."""
 
-    Raises:
-        OakumError: what the shim reports.
-    """
-    message = {"op": "spawn", "code": code_version(), "sandbox": request.to_dict()}
-    peer = f"zygote in {state}"
-    tries = _TRIES
-    while True:
-        tries -= 1
-        sock = _connect(state)
-        try:
-            value = wire.call(sock, message, timeout_s=_SPAWN_TIMEOUT_S, peer=peer).value
-        except Unavailable:
-            # The zygote was killed, or retired for code of another version: its successor does it.
-            sock.close()
-            if not tries:
+    def __init__(self, state: str, request: SandboxRequest) -> None:
+        """Ask. Raises OakumError when nobody can be asked."""
+        self._state = state
+        self._peer = f"zygote in {state}"
+        self._message = {"op": "spawn", "code": code_version(), "sandbox": request.to_dict()}
+        self._tries = _TRIES
+        self._sock = self._ask()
+
+    def _ask(self) -> socket.socket:
+        while True:
+            self._tries -= 1
+            sock = _connect(self._state)
+            try:
+                wire.ask(sock, self._message, timeout_s=_SPAWN_TIMEOUT_S, peer=self._peer)
+            except Unavailable:
+                # The zygote was killed, or retired for code of another version: its successor does it.
+                if not self._tries:
+                    raise
+                continue
+            return sock
+
+    def wait(self) -> tuple[socket.socket, int]:
+        """The connection to the shim and its process id, once the sandbox is made.
+
+        Raises:
+            OakumError: what the shim reports.
+        """
+        while True:
+            try:
+                value = wire.hear(self._sock, "spawn", timeout_s=_SPAWN_TIMEOUT_S, peer=self._peer).value
+            except Unavailable:
+                self._sock.close()
+                if not self._tries:
+                    raise
+                self._sock = self._ask()
+                continue
+            except BaseException:
+                self._sock.close()
                 raise
-            continue
-        except BaseException:
-            sock.close()
-            raise
-        return sock, int(value["pid"])
+            return self._sock, int(value["pid"])
 
 
 def _connect(state: str) -> socket.socket:

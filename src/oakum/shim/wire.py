@@ -68,21 +68,46 @@ def call(
 
     When no answer came, `sock` is closed: a late one would be taken for that of the next call.
     """
-    operation = str(request["op"])
+    ask(sock, request, fds, timeout_s=timeout_s, peer=peer)
+    return hear(sock, str(request["op"]), timeout_s=timeout_s, peer=peer)
+
+
+def ask(
+    sock: sockets.Socket,
+    request: dict[str, Any],
+    fds: Sequence[int] = (),
+    *,
+    timeout_s: float,
+    peer: str,
+) -> None:
+    """The first half of `call`. Raises DeadlineExceeded, Unavailable."""
     try:
         sock.settimeout(timeout_s)
         sockets.send_frame(sock, encode(request), fds)
-        received = sockets.receive_frame(sock)
-    except TimeoutError as error:
-        sock.close()
-        raise DeadlineExceeded(operation, peer, f"no answer in {timeout_s:g} s") from error
     except (OSError, sockets.FrameTooLarge) as error:
-        sock.close()
-        raise Unavailable(operation, peer, str(error)) from error
+        raise _unanswered(sock, str(request["op"]), timeout_s, peer, error) from error
+
+
+def hear(sock: sockets.Socket, operation: str, *, timeout_s: float, peer: str) -> Answer:
+    """The second half of `call`. Raises as it does."""
+    try:
+        sock.settimeout(timeout_s)
+        received = sockets.receive_frame(sock)
+    except (OSError, sockets.FrameTooLarge) as error:
+        raise _unanswered(sock, operation, timeout_s, peer, error) from error
     if received is None:
         sock.close()
         raise Unavailable(operation, peer, "the connection ended without an answer")
     return _open_answer(received, operation, peer)
+
+
+def _unanswered(
+    sock: sockets.Socket, operation: str, timeout_s: float, peer: str, error: Exception
+) -> OakumError:
+    sock.close()
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded(operation, peer, f"no answer in {timeout_s:g} s")
+    return Unavailable(operation, peer, str(error))
 
 
 def _open_answer(received: tuple[bytes, list[int]], operation: str, peer: str) -> Answer:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Final
 
 from oakum.errors import DataLoss, FailedPrecondition, NotFound, OakumError
@@ -106,6 +107,27 @@ class CniNetwork:
                 self._undo(record, error, lock_fd)
                 raise
             return attached
+
+    def begin(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        *,
+        network: str = DEFAULT_NETWORK,
+        port_mappings: Sequence[PortRequest] = (),
+        hostname: str = "",
+        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
+    ) -> Callable[[], Attachment]:
+        """`setup`, to be called when the namespace is there: plugins do nothing without it."""
+        return partial(
+            self.setup,
+            sandbox_id,
+            netns_path,
+            network=network,
+            port_mappings=port_mappings,
+            hostname=hostname,
+            options=options,
+        )
 
     def teardown(self, sandbox_id: str) -> None:
         """Detach a sandbox: DEL. Succeeds for what is gone.
