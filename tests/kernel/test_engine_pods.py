@@ -373,7 +373,7 @@ def test_a_container_of_the_command_line(lab: Lab, tmp_path: Path) -> None:
         default.create_standalone(*standalone(lab, "web", "true"))
     default.pull_image(lab.image("busybox"))
     container = default.create_standalone(
-        *standalone(lab, "web", "echo first; grep Seccomp: /proc/self/status; sleep 60")
+        *standalone(lab, "web", "echo first; grep Seccomp: /proc/self/status; sleep 600")
     )
     try:
         with pytest.raises(AlreadyExists, match="web"):

@@ -67,7 +67,7 @@ def test_every_wrong_document_is_refused_and_leaves_nothing(runtime: Runtime) ->
 
 
 def test_a_wrong_process_or_limit_is_refused_and_changes_nothing(runtime: Runtime) -> None:
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     file = runtime.directory / "document.json"
     wrong: list[str] = []
     for member, command, code in (
@@ -142,7 +142,7 @@ def test_a_document_that_contradicts_itself_or_the_host(runtime: Runtime) -> Non
 
 
 def test_one_id_is_one_container_also_for_five_at_once(runtime: Runtime) -> None:
-    runtime.write("sleep", "60")
+    runtime.write("sleep", "600")
     container = runtime.new_id()
     create = ("create", "-b", runtime.bundle, container)
     with ThreadPoolExecutor(5) as pool:
@@ -156,7 +156,7 @@ def test_one_id_is_one_container_also_for_five_at_once(runtime: Runtime) -> None
 
 
 def test_what_cannot_be_done_now_changes_nothing(runtime: Runtime) -> None:
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     assert "is not stopped: running" in runtime("delete", container, check=False).stderr
     assert "already running" in runtime("start", container, check=False).stderr
     assert "not paused" in runtime("resume", container, check=False).stderr
@@ -185,8 +185,8 @@ def test_what_cannot_be_done_now_changes_nothing(runtime: Runtime) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "types", "gone", "directory"])
 def test_a_damaged_container_is_told_apart_and_force_ends_all_of_it(runtime: Runtime, damage: str) -> None:
-    whole = runtime.started("sleep", "60")
-    container = runtime.started("sleep", "60")
+    whole = runtime.started("sleep", "600")
+    container = runtime.started("sleep", "600")
     pid = runtime.state(container)["pid"]
     path = Path(runtime.root, container, "state.json")
     data = path.read_bytes()
@@ -220,7 +220,7 @@ def test_a_damaged_container_is_told_apart_and_force_ends_all_of_it(runtime: Run
 
 def test_lost_files_of_a_container_do_not_keep_it_from_being_removed(runtime: Runtime) -> None:
     for name in ("config.json", "lock", "start.fifo", "status.fifo"):
-        container = runtime.create("sleep", "60")
+        container = runtime.create("sleep", "600")
         pid = runtime.state(container)["pid"]
         os.unlink(f"{runtime.root}/{container}/{name}")
         runtime("state", container)

@@ -49,7 +49,7 @@ def test_a_signal_that_ends_the_command_is_128_and_more(runtime: Runtime) -> Non
 
 
 def test_a_container_waits_for_its_start_when_its_maker_is_gone(runtime: Runtime) -> None:
-    container = runtime.create("sh", "-c", "echo started > /tmp/x; exec sleep 60")
+    container = runtime.create("sh", "-c", "echo started > /tmp/x; exec sleep 600")
     state = runtime.state(container)
     assert state["status"] == "created"
     assert state["bundle"] == runtime.bundle
@@ -67,19 +67,19 @@ def test_a_container_waits_for_its_start_when_its_maker_is_gone(runtime: Runtime
 
 
 def test_what_waits_for_its_start_holds_nothing_of_the_host(runtime: Runtime) -> None:
-    container = runtime.create("sleep", "60")
+    container = runtime.create("sleep", "600")
     pid = runtime.state(container)["pid"]
     held = {os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd") if int(n) > 2}
     assert held == {f"{runtime.root}/{container}/start.fifo", f"{runtime.root}/{container}/status.fifo"}
 
 
 def test_the_whole_life(runtime: Runtime) -> None:
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     assert runtime("list", "--quiet").stdout == f"{container}\n"
     listed = json.loads(runtime("list", "--format", "json").stdout)
     assert [(c["id"], c["status"], c["owner"]) for c in listed] == [(container, "running", "root")]
     assert json.loads(runtime("ps", "--format", "json", container).stdout) == [listed[0]["pid"]]
-    assert "sleep 60" in runtime("ps", container).stdout
+    assert "sleep 600" in runtime("ps", container).stdout
     runtime("pause", container)
     assert runtime.state(container)["status"] == "paused"
     refused = runtime("exec", container, "true", check=False)
@@ -100,7 +100,7 @@ def test_the_whole_life(runtime: Runtime) -> None:
 
 
 def test_exec_runs_beside_the_first_process(runtime: Runtime) -> None:
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     done = runtime(
         "exec", "--user", "33:44", "--cwd", "/tmp", "--env", "A=b", container, "sh", "-c",
         "id -u; id -g; pwd; echo $A; exit 3", check=False,
@@ -112,9 +112,9 @@ def test_exec_runs_beside_the_first_process(runtime: Runtime) -> None:
 
 
 def test_exec_as_containerd_does_it(runtime: Runtime, tmp_path: Path) -> None:
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     process = {
-        "args": ["sh", "-c", "echo $B > /tmp/said; exec sleep 60"],
+        "args": ["sh", "-c", "echo $B > /tmp/said; exec sleep 600"],
         "cwd": "/",
         "env": ["PATH=/bin", "B=c"],
     }
@@ -135,7 +135,7 @@ def test_exec_as_containerd_does_it(runtime: Runtime, tmp_path: Path) -> None:
 
 
 def test_capabilities_added_by_exec_are_never_inheritable(runtime: Runtime) -> None:
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     text = runtime("exec", "--cap", "CAP_NET_RAW", container, "grep", "Cap", "/proc/self/status").stdout
     sets = dict(line.split(":\t") for line in text.splitlines())
     assert int(sets["CapEff"], 16) >> 13 & 1
@@ -184,7 +184,7 @@ def test_a_bad_spec_is_named_and_leaves_nothing(runtime: Runtime, damage: dict[s
 
 
 def test_an_id_is_taken_once_and_never_a_path(runtime: Runtime) -> None:
-    container = runtime.create("sleep", "60")
+    container = runtime.create("sleep", "600")
     second = runtime("create", "-b", runtime.bundle, container, check=False)
     assert "container with given ID already exists" in second.stderr
     for bad in ("../x", "a/b", "..", ""):
@@ -193,7 +193,7 @@ def test_an_id_is_taken_once_and_never_a_path(runtime: Runtime) -> None:
 
 
 def test_damaged_state_can_be_listed_and_deleted(runtime: Runtime) -> None:
-    container = runtime.create("sleep", "60")
+    container = runtime.create("sleep", "600")
     pid = runtime.state(container)["pid"]
     path = f"{runtime.root}/{container}/state.json"
     whole = Path(path).read_bytes()
@@ -224,7 +224,7 @@ def test_hooks_run_in_their_order_with_the_state(runtime: Runtime, tmp_path: Pat
     hooks = {kind: hook(kind) for kind in kinds}
     inside = "read -r state; echo startContainer $state > /tmp/hook"
     hooks["startContainer"] = [{"path": "/bin/sh", "args": ["sh", "-c", inside]}]
-    container = runtime.create("sleep", "60", hooks=hooks)
+    container = runtime.create("sleep", "600", hooks=hooks)
     lines = [line.split(" ", 1) for line in said.read_text().splitlines()]
     assert [name for name, _ in lines] == ["prestart", "createRuntime", "createContainer"]
     pid = runtime.state(container)["pid"]
@@ -254,7 +254,7 @@ def test_a_failing_poststart_hook_ends_and_removes_the_container(runtime: Runtim
         "poststart": [{"path": "/bin/false"}, {"path": "/bin/touch", "args": ["touch", f"{said}-second"]}],
         "poststop": [{"path": "/bin/sh", "args": ["sh", "-c", f"cat > {said}"]}],
     }
-    container = runtime.create("sleep", "60", hooks=hooks)
+    container = runtime.create("sleep", "600", hooks=hooks)
     pid = runtime.state(container)["pid"]
     done = runtime("start", container, check=False)
     assert (done.returncode, "poststart hook #0" in done.stderr) == (1, True)
@@ -291,7 +291,7 @@ def test_the_terminal_goes_to_the_console_socket(runtime: Runtime, tmp_path: Pat
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
-        runtime.write("sh", "-c", "tty; exec sleep 60", process={"terminal": True})
+        runtime.write("sh", "-c", "tty; exec sleep 600", process={"terminal": True})
         container = runtime.new_id()
         runtime("create", "-b", runtime.bundle, "--console-socket", str(tmp_path / "s"), container)
         with listener.accept()[0] as connection:
@@ -324,7 +324,7 @@ def test_descriptors_are_passed_when_asked_for_and_only_then(runtime: Runtime, t
 
 
 def test_limits_can_be_changed(runtime: Runtime) -> None:
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     runtime("update", "--memory", "64M", "--pids-limit", "33", container)
     stats = json.loads(runtime("events", "--stats", container).stdout)
     assert (stats["type"], stats["id"]) == ("stats", container)
@@ -341,7 +341,7 @@ def test_limits_can_be_changed(runtime: Runtime) -> None:
 def test_a_filter_of_the_spec_is_enforced_also_on_execs(runtime: Runtime) -> None:
     rules = [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]
     filtered = {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}}
-    container = runtime.started("sleep", "60", linux=filtered)
+    container = runtime.started("sleep", "600", linux=filtered)
     done = runtime("exec", container, "mkdir", "/tmp/d", check=False)
     assert "Function not implemented" in done.stderr
     assert runtime("exec", container, "true").returncode == 0

@@ -56,7 +56,7 @@ def test_what_is_not_there(ctr: Ctr) -> None:
 
 
 def test_the_life_of_a_task(ctr: Ctr) -> None:
-    assert ctr.run("--detach", "--null-io", IMAGE, "t4", "sleep", "60").returncode == 0
+    assert ctr.run("--detach", "--null-io", IMAGE, "t4", "sleep", "600").returncode == 0
     try:
         done = ctr("task", "exec", "--exec-id", "e1", "t4", "sh", "-c", "echo in; exit 5")
         assert (done.returncode, done.stdout) == (5, "in\n"), done.stderr

@@ -47,7 +47,7 @@ def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
 
 @pytest.fixture
 def sleeper(docker: Docker) -> Iterator[str]:
-    done = docker.run("-d", IMAGE, "sleep", "60")
+    done = docker.run("-d", IMAGE, "sleep", "600")
     assert done.returncode == 0, done.stderr
     yield done.stdout.strip()
     docker("rm", "--force", done.stdout.strip())
@@ -114,7 +114,7 @@ def test_pause_stats_update_top_and_cp(docker: Docker, sleeper: str, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     assert "64MiB" in docker("stats", "--no-stream", "--format", "{{.MemUsage}}", sleeper).stdout
-    assert "sleep 60" in docker("top", sleeper).stdout
+    assert "sleep 600" in docker("top", sleeper).stdout
     docker("exec", sleeper, "sh", "-c", "echo data > /tmp/f")
     assert docker("cp", f"{sleeper}:/tmp/f", str(tmp_path / "f")).returncode == 0
     assert (tmp_path / "f").read_text() == "data\n"

@@ -52,7 +52,7 @@ def groups(runtime: Runtime, path: str) -> list[str]:
 
 
 def test_the_state_has_every_member_in_every_status(runtime: Runtime) -> None:
-    container = runtime.create("sleep", "60", annotations={"org.example.key": "value"})
+    container = runtime.create("sleep", "600", annotations={"org.example.key": "value"})
     for status, step in (("created", "start"), ("running", "kill"), ("stopped", "")):
         state = runtime.state(container)
         assert (state["ociVersion"], state["id"], state["status"]) == ("1.3.0", container, status)
@@ -66,7 +66,7 @@ def test_the_state_has_every_member_in_every_status(runtime: Runtime) -> None:
 
 
 def test_a_bundle_by_a_relative_path_is_known_by_its_absolute_one(program: Runtime) -> None:
-    program.write("sleep", "60")
+    program.write("sleep", "600")
     container = program.new_id()
     program("create", "-b", "bundle", container, cwd=program.directory)
     assert program.state(container)["bundle"] == program.bundle
@@ -87,7 +87,7 @@ def test_a_bundle_without_its_file_is_an_error(runtime: Runtime) -> None:
 
 def test_later_changes_of_the_bundle_mean_nothing(runtime: Runtime) -> None:
     hooks = {"poststop": [shell(f"touch {runtime.directory}/first")]}
-    container = runtime.create("sh", "-c", "echo first > /tmp/said; exec sleep 60", hooks=hooks)
+    container = runtime.create("sh", "-c", "echo first > /tmp/said; exec sleep 600", hooks=hooks)
     later = {"poststop": [shell(f"touch {runtime.directory}/later")]}
     runtime.write("sh", "-c", "echo later > /tmp/said", hooks=later)
     runtime("start", container)
@@ -104,7 +104,7 @@ def test_a_hook_that_fails_ends_the_container_and_its_poststop_hooks_run(runtime
     gone = runtime.directory / "gone"
     hooks = {kind: [{"path": "/bin/false"}], "poststop": [shell(f"touch {gone}")]}
     path = f"/oakum-test-{os.getpid()}/hooks"
-    runtime.write("sleep", "60", hooks=hooks, linux={"cgroupsPath": path})
+    runtime.write("sleep", "600", hooks=hooks, linux={"cgroupsPath": path})
     container = runtime.new_id()
     done = runtime("create", "-b", runtime.bundle, container, check=False)
     if kind in ("startContainer", "poststart"):
@@ -135,7 +135,7 @@ def test_hooks_of_a_kind_run_in_their_order_and_where_they_belong(runtime: Runti
     namespaces = "$(readlink /proc/self/ns/mnt) $(readlink /proc/self/ns/uts)"
     hooks = {kind: [shell(f"echo {kind} {n} {namespaces} >> {said}") for n in (1, 2)] for kind in kinds}
     hooks["startContainer"] = [shell("readlink /proc/self/ns/mnt > /tmp/inside")]
-    container = runtime.create("sleep", "60", hooks=hooks)
+    container = runtime.create("sleep", "600", hooks=hooks)
     own = [os.readlink(f"/proc/{runtime.state(container)['pid']}/ns/{kind}") for kind in ("mnt", "uts")]
     runtime("start", container)
     runtime("delete", "--force", container)
@@ -148,7 +148,7 @@ def test_hooks_of_a_kind_run_in_their_order_and_where_they_belong(runtime: Runti
 
 
 def test_a_created_container_can_be_killed_and_every_signal_arrives(runtime: Runtime) -> None:
-    container = runtime.create("sleep", "60")
+    container = runtime.create("sleep", "600")
     runtime("kill", container, "KILL")
     eventually(lambda: runtime.state(container)["status"] == "stopped")
     said = Path(runtime.bundle, "rootfs/tmp/signals")
@@ -167,7 +167,7 @@ def test_delete_takes_what_create_made_and_nothing_else(runtime: Runtime) -> Non
     volume.mkdir()
     (volume / "file").write_text("kept")
     path = f"/oakum-test-{os.getpid()}/delete"
-    owner = runtime.create("sleep", "60")
+    owner = runtime.create("sleep", "600")
     network = f"/proc/{runtime.state(owner)['pid']}/ns/net"
     others = [{"type": kind} for kind in NAMESPACES if kind != "network"]
     linux = {"cgroupsPath": path, "namespaces": [*others, {"type": "network", "path": network}]}
@@ -175,7 +175,7 @@ def test_delete_takes_what_create_made_and_nothing_else(runtime: Runtime) -> Non
         *runtime.write("true")["mounts"],
         {"destination": "/v", "type": "bind", "source": str(volume), "options": ["bind"]},
     ]
-    runtime.write("sh", "-c", "echo more > /v/more; exec sleep 60", mounts=mounts, linux=linux)
+    runtime.write("sh", "-c", "echo more > /v/more; exec sleep 600", mounts=mounts, linux=linux)
     container = runtime.new_id()
     runtime("create", "-b", runtime.bundle, container)
     assert groups(runtime, path)
@@ -193,7 +193,7 @@ def test_delete_takes_what_create_made_and_nothing_else(runtime: Runtime) -> Non
 
 
 def test_a_namespace_by_path_is_the_one_and_has_to_be_of_its_type(runtime: Runtime) -> None:
-    owner = runtime.create("sleep", "60")
+    owner = runtime.create("sleep", "600")
     pid = runtime.state(owner)["pid"]
     others = [{"type": kind} for kind in NAMESPACES if kind != "ipc"]
     shown = runs(
@@ -242,7 +242,7 @@ def test_a_device_in_the_place_of_another_file_is_an_error(runtime: Runtime) -> 
 def test_one_cgroups_path_is_one_place(runtime: Runtime) -> None:
     path = f"/oakum-test-{os.getpid()}/one/place"
     for _ in range(2):
-        container = runtime.create("sleep", "60", linux={"cgroupsPath": path})
+        container = runtime.create("sleep", "600", linux={"cgroupsPath": path})
         text = Path(f"/proc/{runtime.state(container)['pid']}/cgroup").read_text()
         assert {line.split(":", 2)[2] for line in text.splitlines() if line} >= {path}
         runtime("delete", "--force", container)
@@ -318,7 +318,7 @@ def test_the_process_has_its_limits_and_the_score_of_the_caller_unless_it_says_o
 def test_the_state_given_to_hooks_is_the_containers(runtime: Runtime) -> None:
     said = runtime.directory / "said"
     container = runtime.create(
-        "sleep", "60", hooks={"createRuntime": [shell(f"cat > {said}")]}, annotations={"a": "b"}
+        "sleep", "600", hooks={"createRuntime": [shell(f"cat > {said}")]}, annotations={"a": "b"}
     )
     state = json.loads(said.read_text())
     assert (state["id"], state["bundle"], state["annotations"]) == (container, runtime.bundle, {"a": "b"})

@@ -79,7 +79,7 @@ def test_what_the_kernel_refuses_is_named(box: Box) -> None:
 
 
 def test_a_personality_is_the_containers_and_its_execs(box: Box) -> None:
-    spec = box.spec("sleep", "60", linux={"personality": {"domain": "LINUX32"}})
+    spec = box.spec("sleep", "600", linux={"personality": {"domain": "LINUX32"}})
     with Running(box, spec) as running:
         assert Path(f"/proc/{running.pid}/personality").read_text().strip() == "00000008"
         assert running.exec("uname", "-m", linux=spec["linux"]).text.strip() != os.uname().machine
@@ -111,7 +111,7 @@ def test_a_memory_policy_that_cannot_be(box: Box, policy: dict[str, Any]) -> Non
 
 
 def test_execs_run_on_the_cpus_that_the_spec_wants(box: Box) -> None:
-    with Running(box, box.spec("sleep", "60")) as running:
+    with Running(box, box.spec("sleep", "600")) as running:
         lone = {"execCPUAffinity": {"initial": "0", "final": "0"}}
         seen = running.exec("grep", "Cpus_allowed_list", "/proc/self/status", process=lone).text
         assert seen.split() == ["Cpus_allowed_list:", "0"]
@@ -121,7 +121,7 @@ def test_execs_run_on_the_cpus_that_the_spec_wants(box: Box) -> None:
 
 def test_the_clocks_of_a_time_namespace(box: Box) -> None:
     offsets = {"boottime": {"secs": 100_000_000, "nanosecs": 5}, "monotonic": {"secs": 3}}
-    spec = box.spec("sleep", "60", linux={"namespaces": _WITH_TIME, "timeOffsets": offsets})
+    spec = box.spec("sleep", "600", linux={"namespaces": _WITH_TIME, "timeOffsets": offsets})
     with Running(box, spec) as running:
         uptime = running.exec("cut", "-d.", "-f1", "/proc/uptime").text
         assert int(uptime) >= 100_000_000
@@ -228,7 +228,7 @@ def _notify(tmp_path: Path, *names: str, **more: Any) -> dict[str, Any]:
 def test_an_agent_answers_the_calls_of_container_and_exec(
     runtime: Runtime, agent: Agent, tmp_path: Path, no_new_privs: bool
 ) -> None:
-    script = "mkdir /made; echo $?; sleep 60"
+    script = "mkdir /made; echo $?; sleep 600"
     flags = ["SECCOMP_FILTER_FLAG_LOG"]
     spec = runtime.box.spec("sh", "-c", script, noNewPrivileges=no_new_privs)
     runtime.write(

@@ -78,7 +78,7 @@ def test_cve_2019_5736_a_command_that_is_its_own_interpreter(program: Runtime) -
     script.chmod(0o755)
     interpreter = Path(os.path.realpath(sys.executable))
     before = interpreter.stat()
-    container = program.started("sleep", "60")
+    container = program.started("sleep", "600")
     done = program("exec", container, "/bin/evil", check=False)
     assert done.returncode != 0
     after = interpreter.stat()
@@ -93,7 +93,7 @@ def test_cve_2019_5736_a_script_with_an_interpreter_of_the_image_runs(runtime: R
     script = Path(runtime.bundle, "rootfs/bin/fine")
     script.write_text("#!/bin/sh\nreadlink /proc/self/exe; readlink /proc/$$/exe\n")
     script.chmod(0o755)
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     assert runtime("exec", container, "/bin/fine").stdout.split() == ["/bin/busybox", "/bin/busybox"]
 
 
@@ -113,7 +113,7 @@ def test_cve_2024_21626_no_descriptor_of_the_host_is_a_way_out(program: Runtime,
 
 def test_cve_2024_21626_neither_for_an_exec(program: Runtime, victim: Path) -> None:
     (victim / "secret").write_text("of the host")
-    container = program.started("sleep", "60")
+    container = program.started("sleep", "600")
     for number in (3, 5, 9):
         argv = program.argv("exec", "--cwd", f"/proc/self/fd/{number}", container, "cat", "secret")
         shell = ["sh", "-c", f'exec "$@" {number}< {victim}', "sh", *argv]
@@ -151,13 +151,13 @@ def test_cve_2024_21626_a_directory_of_the_container_may_be_one_of_proc_too(runt
 
 
 def test_cve_2022_29162_an_exec_inherits_nothing(runtime: Runtime) -> None:
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     argv = ("exec", "--cap", "CAP_NET_RAW", container, "grep", "CapInh", "/proc/self/status")
     assert int(runtime(*argv).stdout.split()[1], 16) == 0
 
 
 def test_cve_2022_29162_who_asks_for_inheritable_ones_gets_them(runtime: Runtime, tmp_path: Path) -> None:
-    container = runtime.started("sleep", "60")
+    container = runtime.started("sleep", "600")
     sets = {kind: ["CAP_NET_RAW"] for kind in ("bounding", "permitted", "effective", "inheritable")}
     process = {
         "args": ["grep", "CapInh", "/proc/self/status"],

@@ -110,7 +110,7 @@ def test_cve_2025_52565_control_of_the_race(race: Race) -> None:
 
 def test_cve_2025_52565_a_real_terminal_is_at_dev_console(runtime: Runtime) -> None:
     mounts = runtime.write("true")["mounts"]
-    code, said, master = create(runtime, mounts, "sh", "-c", "echo through > /dev/console; exec sleep 60")
+    code, said, master = create(runtime, mounts, "sh", "-c", "echo through > /dev/console; exec sleep 600")
     assert code == 0, said
     with os.fdopen(master, "rb", buffering=0) as terminal:
         assert terminal.read(100) == b"through\r\n"

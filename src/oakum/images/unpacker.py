@@ -190,33 +190,49 @@ def _next(waiting: list[_OpenLayer]) -> _OpenLayer:
 async def _in_daemon_thread(
     function: Callable[[], str | None], undo: Callable[[str | None], None]
 ) -> str | None:
-    """Run what may block for long; a result that comes after a cancellation is undone.
+    """Run what may block for long; a result that its waiter was cancelled before it came is undone.
 
     Not the loop's own threads: leaving the loop would wait for them.
     """
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[str | None] = loop.create_future()
+    future: asyncio.Future[None] = loop.create_future()
+    guard = threading.Lock()
+    made: list[str | None] = []
+    left = False
 
-    def deliver(result: str | None, error: OakumError | None) -> None:
+    def wake(error: OakumError | None) -> None:
         if future.cancelled():
-            if error is None:
-                undo(result)
-        elif error is not None:
+            return
+        if error is not None:
             future.set_exception(error)
         else:
-            future.set_result(result)
+            future.set_result(None)
 
     def run() -> None:
-        result, failure = None, None
+        failure = None
         try:
             result = function()
         except OakumError as error:
             failure = error
-        try:
-            loop.call_soon_threadsafe(deliver, result, failure)
-        except RuntimeError:  # the loop has ended
-            if failure is None:
+        else:
+            with guard:
+                wanted = not left
+                if wanted:
+                    made.append(result)
+            if not wanted:
                 undo(result)
+        try:
+            loop.call_soon_threadsafe(wake, failure)
+        except RuntimeError:  # the loop has ended, and cancelled the waiter before
+            return
 
     threading.Thread(target=run, name="open-layer", daemon=True).start()
-    return await future
+    try:
+        await future
+    except asyncio.CancelledError:
+        with guard:
+            left = True
+        for result in made:
+            undo(result)
+        raise
+    return made[0]

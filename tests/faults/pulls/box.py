@@ -20,6 +20,7 @@ from tests.support.images import (
     tar_entry,
 )
 from tests.support.layer_target import DirectoryTarget
+from tests.support.patience import eventually
 
 NAME = "team/app"
 OWNER = {"uid": os.getuid(), "gid": os.getgid()}
@@ -45,7 +46,7 @@ class Client:
 
     def assert_clean(self) -> None:
         """Nothing half done is left: no open layer, no part of a blob, no worker process."""
-        assert self.layers.leftovers() == []
+        assert eventually(lambda: not self.layers.leftovers())
         assert self.ingests() == []
         assert workers() == []
 

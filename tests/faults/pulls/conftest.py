@@ -11,6 +11,7 @@ import pytest
 from oakum.images import registry as registry_module
 from tests.faults.pulls.box import Client, workers
 from tests.support.fake_registry import FakeRegistry
+from tests.support.patience import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -28,5 +29,6 @@ def fake() -> Iterator[FakeRegistry]:
 def client(tmp_path: Path) -> Iterator[Client]:
     made = Client(tmp_path)
     yield made
-    assert made.layers.leftovers() == []
+    # a layer that was being opened when the pull ended is given back by the thread that opened it
+    assert eventually(lambda: not made.layers.leftovers())
     assert workers() == []
