@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -80,9 +80,11 @@ class Lab(NamedTuple):
 
 
 @contextmanager
-def laboratory(root: str, state: str, directory: Path) -> Iterator[Lab]:
+def laboratory(
+    root: str, state: str, directory: Path, runtimes: Mapping[str, str] | None = None
+) -> Iterator[Lab]:
     """An engine that has pulled its images and run a pod once, so that what it keeps open is open."""
-    engine = Engine(root, state)
+    engine = Engine(root, state, runtimes=runtimes)
     with Registry(directory) as registry:
         _push_images(registry)
         lab = Lab(engine, engine.namespace("k8s.io"), registry, str(directory / "logs"))

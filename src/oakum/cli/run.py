@@ -148,13 +148,16 @@ def _create(
 def _create_pulling(
     session: Session, request: RunRequest, options: dict[str, Any], signals: SignalQueue
 ) -> str:
+    handler: str = options["runtime"] or ""
     try:
-        return session.namespace.create_standalone(request.sandbox, request.container)
+        return session.namespace.create_standalone(
+            request.sandbox, request.container, runtime_handler=handler
+        )
     except ImageNotFound:
         if options["pull"] != "missing":
             raise
     _pull(session, request.container.image, options, signals)
-    return session.namespace.create_standalone(request.sandbox, request.container)
+    return session.namespace.create_standalone(request.sandbox, request.container, runtime_handler=handler)
 
 
 def _pull(session: Session, image: str, options: dict[str, Any], signals: SignalQueue) -> None:

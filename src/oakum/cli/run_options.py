@@ -102,6 +102,12 @@ _BASIC: Final[tuple[Function, ...]] = (
         section="Basics",
         default=DEFAULT_DETACH_KEYS,
     ),
+    _text(
+        "--runtime",
+        metavar="NAME",
+        text="Runtime that runs it: oakum (built in), runc, crun, or one of OAKUM_RUNTIMES.",
+        section="Basics",
+    ),
     click.option(
         "--sig-proxy/--no-sig-proxy",
         cls=SectionOption,

@@ -30,7 +30,6 @@ def opened(config: Config, engine: Engine, network: NetworkSettings) -> Generato
     from oakum.daemon.backends import Backends, Member
     from oakum.daemon.handover import to_docker, to_native
     from oakum.docker.backend import DEFAULT_HOST, DockerBackend
-    from oakum.engine.sandboxes import HANDLERS
 
     docker = DockerBackend(
         config.docker.host or DEFAULT_HOST,
@@ -40,12 +39,11 @@ def opened(config: Config, engine: Engine, network: NetworkSettings) -> Generato
         pause_image=config.docker.pause_image,
     )
     spool = f"{config.root}/docker"
-    native_handlers = [name for name in HANDLERS if name]
     members = [
         Member(
             "oakum",
             namespace,
-            lambda: native_handlers,
+            namespace.handlers,
             partial(to_native, docker.images, namespace, directory=spool),
         ),
         Member(

@@ -30,6 +30,10 @@
     tls_key = ""
     idle_timeout_s = 14400         # a stream on which nothing moves for so long is ended; 0: never
 
+    [runtimes]                     # runtime handlers: NAME = path of a program with runc's command line
+    kata = "/usr/bin/kata-runtime"
+    crun = ""                      # runc and crun are found by themselves; "" turns one off
+
     [docker]                       # with a host, pods may ask for the handlers docker, runc ...
     host = ""                      # unix:///var/run/docker.sock; backend = "docker" needs none said
     pause_image = ""               # what sandboxes in Docker run; "": one that is built here
@@ -46,6 +50,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from oakum.engine import handlers
 from oakum.errors import InvalidArgument, NotFound, SystemFailure
 from oakum.model.ids import check_namespace
 from oakum.network.settings import (
@@ -124,6 +129,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     backend: BackendName = "native"
     cgroup_driver: CgroupDriver = "auto"
     docker: DockerConfig = DockerConfig()
+    runtimes: dict[str, str] | None = None
+    """None: as the environment says (OAKUM_RUNTIMES), like every command."""
 
     def uses_docker(self) -> bool:
         """Whether there is a Docker Engine to talk to."""
@@ -220,6 +227,8 @@ def check_config(config: Config, source: str) -> Config:
     if len(set(sockets)) != len(sockets):
         raise InvalidArgument("check configuration", source, "the same socket is given twice")
     check_namespace(config.cri.namespace)
+    if config.runtimes is not None:
+        handlers.check(config.runtimes, source)
     return config
 
 

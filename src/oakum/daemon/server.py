@@ -66,7 +66,15 @@ def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
 
         set_up_logs(config.log, current_rpc.get)
         network = config.network.settings() if config.network is not None else None
-        with Engine(config.root, config.state, network=network, cgroup_driver=config.cgroup_driver) as engine:
+        with Engine(
+            config.root,
+            config.state,
+            network=network,
+            cgroup_driver=config.cgroup_driver,
+            runtimes=config.runtimes,
+        ) as engine:
+            for line in engine.handler_problems():
+                log.warning("runtime handler left out", extra={"fields": {"what": line}})
             for line in engine.recover_fully():
                 log.info("recovered", extra={"fields": {"what": line}})
             settings = network or from_environment(os.environ)

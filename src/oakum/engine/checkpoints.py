@@ -56,6 +56,11 @@ def write(
     from oakum.oci.runtime import criu  # as above
 
     record = containers.running(container_id, "checkpoint container")
+    sandbox = context.store.sandbox(record.sandbox_id)
+    if sandbox is not None and sandbox.runtime_path:
+        raise Unimplemented(
+            "checkpoint container", record.id[:12], f"it was made by {sandbox.runtime_path}, not by us"
+        )
     if record.config.namespaces.pid != "container" or record.config.tty:
         what = "a terminal" if record.config.tty else "a process namespace of others"
         raise Unimplemented("checkpoint container", record.id[:12], f"it has {what}, which CRIU cannot carry")

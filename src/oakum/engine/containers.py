@@ -145,7 +145,9 @@ class Containers(Catalog):
                     )
             store.put_container(record)
 
-    def create_standalone(self, sandbox: SandboxConfig, config: ContainerConfig) -> str:
+    def create_standalone(
+        self, sandbox: SandboxConfig, config: ContainerConfig, *, runtime_handler: str = ""
+    ) -> str:
         """A sandbox and its one container; the container's id."""
         if sandbox.owner != "container":
             raise InvalidArgument(
@@ -160,7 +162,7 @@ class Containers(Catalog):
         known = self._context.store.container_by_name(self._namespace, key)
         if known is not None:
             self._join(known)
-        sandbox_id = self._sandboxes.run(sandbox)
+        sandbox_id = self._sandboxes.run(sandbox, runtime_handler=runtime_handler)
         try:
             return self.create(sandbox_id, config)
         except BaseException:  # as above

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from oakum.engine.flights import Flights
@@ -17,6 +18,7 @@ from oakum.engine.storage import storing
 from oakum.engine.store.database import Store
 
 if TYPE_CHECKING:
+    from oakum.engine.handlers import Handlers
     from oakum.images.content import ContentStore
     from oakum.network.choice import ChosenNetwork
     from oakum.network.settings import NetworkSettings
@@ -33,10 +35,12 @@ class Context:
         state: str,
         network: NetworkSettings | None = None,
         cgroup_driver: str = "auto",
+        runtimes: Mapping[str, str] | None = None,
     ) -> None:
-        """`network` None follows the environment: OAKUM_NETWORK and its like. For `cgroup_driver` see `scopes`."""
+        """`network` and `runtimes` None follow the environment: OAKUM_NETWORK and its like. For `cgroup_driver` see `scopes`."""
         self.cgroup_driver = cgroup_driver
         self._network_settings = network
+        self._runtimes = runtimes
         self.layout = Layout(root, state)
         self.locks = Locks(self.layout.locks)
         self.collection = SharedLock(self.layout.collection_lock)
@@ -47,6 +51,7 @@ class Context:
         self._network: ChosenNetwork | None = None
         self._content: ContentStore | None = None
         self._cgroups: CgroupLayout | None = None
+        self._handlers: Handlers | None = None
 
     @property
     def store(self) -> Store:
@@ -107,6 +112,18 @@ class Context:
 
                 self._cgroups = detect_layout()
             return self._cgroups
+
+    @property
+    def handlers(self) -> Handlers:
+        """The runtimes that pods may ask for."""
+        with self._guard:
+            if self._handlers is None:
+                # Only what makes a sandbox asks.
+                from oakum.engine.handlers import Handlers, from_environment
+
+                chosen = self._runtimes if self._runtimes is not None else from_environment(os.environ)
+                self._handlers = Handlers(chosen)
+            return self._handlers
 
     def close(self) -> None:
         """Close the databases."""

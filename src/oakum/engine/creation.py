@@ -10,6 +10,7 @@ import os
 import posixpath
 import time
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,14 +20,14 @@ from oakum.engine import cdi, host, imageviews, pods, user_namespaces, volumes
 from oakum.engine.context import Context
 from oakum.engine.sandboxes import hostname
 from oakum.engine.seccomp.compiler import compiled, compiled_default
-from oakum.engine.seccomp.profile import parse
+from oakum.engine.seccomp.profile import Profile, parse
 from oakum.engine.spec import builder, capabilities
 from oakum.engine.spec.devices import Node
 from oakum.engine.spec.mounts import clean
 from oakum.engine.spec.resources import linux_resources
 from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord, ImageRecord, SandboxRecord
-from oakum.errors import InvalidArgument, NotFound
+from oakum.errors import InvalidArgument, NotFound, Unimplemented
 from oakum.linux.durable import write_file_fast
 from oakum.model.ids import check_name, new_id
 from oakum.model.rootfs import RootfsSource
@@ -81,8 +82,26 @@ def check(sandbox: SandboxRecord, config: ContainerConfig) -> ContainerConfig:
     for profile in (config.selinux, sandbox.config.selinux):
         if profile is not None and profile != SELinuxOptions() and not host.has_selinux():
             raise InvalidArgument("create container", "selinux_options", "SELinux is not enabled here")
+    if sandbox.runtime_path:
+        _check_for_foreign(sandbox, config)
     mounts = host.check_mount_sources(config.mounts, make_missing=sandbox.config.owner != "container")
     return msgspec.structs.replace(config, mounts=tuple(mounts))
+
+
+def _check_for_foreign(sandbox: SandboxRecord, config: ContainerConfig) -> None:
+    """Refuse what a runtime of somebody else's would leave out without a word."""
+    from oakum.engine.handlers import abilities_of  # only pods with such a runtime ask
+
+    for mount in config.mounts:
+        lacks = ""
+        if mount.uid_mappings or mount.gid_mappings:
+            lacks = "only the built-in runtime maps the ids of a mount"
+        elif mount.recursive_read_only and not abilities_of(sandbox.runtime_path).recursive_read_only:
+            lacks = (
+                f"{sandbox.runtime_path} does not say that it can make mounts read-only with all below them"
+            )
+        if lacks:
+            raise Unimplemented("create container", f"mount {mount.container_path}", lacks)
 
 
 def with_image_ids(config: ContainerConfig, views: dict[str, ImageRecord]) -> ContainerConfig:
@@ -179,6 +198,7 @@ def build(
         nodes=_nodes(record.config),
         cgroup_namespace=context.cgroups.mode == "v2" and not record.config.privileged,
         apparmor=host.has_apparmor(),
+        seccomp=_seccomp_document(sandbox, record.config),
     )
     spec = builder.build(config, _facts(image), around)
     seccomp_program(context, sandbox, record.config)
@@ -250,23 +270,53 @@ def discard(context: Context, record: ContainerRecord) -> None:
 
 
 def seccomp_program(context: Context, sandbox: SandboxRecord, config: ContainerConfig) -> str:
-    """The container's seccomp program as base64; "" for none.
+    """The container's seccomp program as base64; "" for none, and for a runtime that makes its own of the specification.
 
     Raises:
         NotFound, InvalidArgument: its profile file is missing or is none.
     """
+    kind, path = ("none", "") if sandbox.runtime_path else _seccomp_choice(sandbox, config)
+    if kind == "none":
+        return ""
+    cache, machine = context.layout.seccomp_cache, host.machine()
+    if kind == "default":
+        return b64encode(compiled_default(_capabilities(config), cache, machine)).decode()
+    return b64encode(compiled(_profile_file(path, config), cache, machine)).decode()
+
+
+def _seccomp_document(sandbox: SandboxRecord, config: ContainerConfig) -> dict[str, Any] | None:
+    """What a foreign runtime is told instead of a program; None for no filter. Raises as `seccomp_program`."""
+    kind, path = _seccomp_choice(sandbox, config) if sandbox.runtime_path else ("none", "")
+    if kind == "none":
+        return None
+    from oakum.engine.seccomp.default import default_profile  # only foreign runtimes are told in words
+    from oakum.engine.seccomp.document import document
+
+    machine = host.machine()
+    if kind == "default":
+        return document(default_profile(machine=machine, capabilities=_capabilities(config)), machine)
+    return document(_profile_file(path, config), machine)
+
+
+def _seccomp_choice(sandbox: SandboxRecord, config: ContainerConfig) -> tuple[str, str]:
+    """Which filter is wanted: "none", "default", or "file" with its path."""
     said = config.seccomp
     if config.privileged or (said is not None and said.kind == "unconfined"):
-        return ""
-    if said is None and sandbox.config.owner != "container":
-        return ""
-    chosen = capabilities.effective(
+        return "none", ""
+    if said is None:
+        return ("default" if sandbox.config.owner == "container" else "none"), ""
+    if said.kind == "runtime_default":
+        return "default", ""
+    return "file", said.localhost_ref.removeprefix("localhost/")
+
+
+def _capabilities(config: ContainerConfig) -> Sequence[str]:
+    return capabilities.effective(
         config.add_capabilities, config.drop_capabilities, privileged=False, known=host.known_capabilities()
     )
-    cache, machine = context.layout.seccomp_cache, host.machine()
-    if said is None or said.kind == "runtime_default":
-        return b64encode(compiled_default(chosen, cache, machine)).decode()
-    path = said.localhost_ref.removeprefix("localhost/")
+
+
+def _profile_file(path: str, config: ContainerConfig) -> Profile:
     if not path.startswith("/"):
         raise InvalidArgument("read seccomp profile", repr(path), "a profile's path is absolute")
     try:
@@ -274,8 +324,13 @@ def seccomp_program(context: Context, sandbox: SandboxRecord, config: ContainerC
             text = file.read(_PROFILE_MAX)
     except OSError as error:
         raise NotFound("read seccomp profile", path, error.strerror or str(error)) from error
-    profile = parse(text, subject=path, machine=machine, capabilities=chosen, kernel=host.kernel_version())
-    return b64encode(compiled(profile, cache, machine)).decode()
+    return parse(
+        text,
+        subject=path,
+        machine=host.machine(),
+        capabilities=_capabilities(config),
+        kernel=host.kernel_version(),
+    )
 
 
 def shim_request(context: Context, sandbox: SandboxRecord, record: ContainerRecord) -> ContainerRequest:
@@ -297,6 +352,7 @@ def shim_request(context: Context, sandbox: SandboxRecord, record: ContainerReco
         log_path=record.log_path,
         target_pid_of=config.namespaces.target_id if config.namespaces.pid == "target" else "",
         seccomp_bpf=seccomp_program(context, sandbox, config),
+        runtime=sandbox.runtime_path,
     )
 
 

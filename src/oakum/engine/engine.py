@@ -37,13 +37,15 @@ class Engine:
         *,
         network: NetworkSettings | None = None,
         cgroup_driver: str = "auto",
+        runtimes: Mapping[str, str] | None = None,
     ) -> None:
         """`network` says who makes networks; without it the environment does (OAKUM_NETWORK).
 
         `cgroup_driver` "systemd" makes scopes of the containers in slices, "cgroupfs" does not, "auto" does where systemd is
-        this machine's init.
+        this machine's init. `runtimes` are further runtime handlers, name to path of a program with runc's command line; without
+        it the environment names them (OAKUM_RUNTIMES).
         """
-        self._context = Context(root, state, network, cgroup_driver)
+        self._context = Context(root, state, network, cgroup_driver, runtimes)
         self._namespaces = Namespaces(self._context)
 
     @property
@@ -83,6 +85,10 @@ class Engine:
         from oakum.engine.info import engine_info
 
         return engine_info(self._context)
+
+    def handler_problems(self) -> Sequence[str]:
+        """Why runtime handlers that were configured cannot be used, one line each."""
+        return self._context.handlers.problems()
 
     def recover(self) -> Sequence[str]:
         """Finish or roll back what killed processes left half done; what was done, one line each.

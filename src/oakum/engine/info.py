@@ -16,6 +16,7 @@ import oakum
 from oakum.backend.status import Condition, HandlerFeatures, RuntimeStatus
 from oakum.engine import checkpoints, host, user_namespaces
 from oakum.engine.context import Context
+from oakum.engine.handlers import BUILT_IN
 from oakum.engine.spec.capabilities import ALL
 from oakum.errors import OakumError
 
@@ -39,6 +40,7 @@ def engine_info(context: Context) -> dict[str, Any]:
         "snapshotter_reason": context.snapshotter.reason,
         "bridge": context.network.builtin.bridge,
         "network": "cni" if context.network.uses_cni() else "builtin",
+        "runtimes": [BUILT_IN, *context.handlers.usable()],
         "apparmor": host.has_apparmor(),
         "user_namespaces": user_namespaces.why_not() or "yes",
         "checkpoints": checkpoints.problem() or "yes",
@@ -61,7 +63,7 @@ def _missing_capabilities() -> list[str]:
 
 
 def runtime_status(context: Context, *, verbose: bool) -> RuntimeStatus:
-    """The two conditions of CRI and the features of our one handler."""
+    """The two conditions of CRI and the features of every runtime handler."""
     runtime = _condition("RuntimeReady", lambda: _check_runtime(context))
     network = _condition("NetworkReady", lambda: _check_network(context))
     info: dict[str, str] = {}
@@ -74,11 +76,23 @@ def runtime_status(context: Context, *, verbose: bool) -> RuntimeStatus:
     )
     return RuntimeStatus(
         conditions=(runtime, network),
-        handlers=(features, msgspec.structs.replace(features, name="oakum")),
+        handlers=(features, msgspec.structs.replace(features, name=BUILT_IN), *_foreign(context)),
         supplemental_groups_policy=True,
         mount_options=True,
         info=info,
     )
+
+
+def _foreign(context: Context) -> list[HandlerFeatures]:
+    """What runtimes say of themselves, as far as a pod gets it through us."""
+    return [
+        HandlerFeatures(
+            name=name,
+            recursive_read_only_mounts=abilities.recursive_read_only and host.kernel_version() >= (5, 12),
+            user_namespaces=False,
+        )
+        for name, abilities in context.handlers.usable().items()
+    ]
 
 
 def _condition(kind: str, check: Callable[[], str]) -> Condition:

@@ -137,6 +137,10 @@ class Namespace:
 
         return runtime_status(self._context, verbose=verbose)
 
+    def handlers(self) -> Sequence[str]:
+        """The runtime handlers that pods may ask for by name."""
+        return ("oakum", *self._context.handlers.usable())
+
     def cgroup_driver(self) -> str:
         """Name the driver: "systemd" or "cgroupfs", which too maps the names of slices onto directories."""
         from oakum.engine import scopes  # asked once, by a kubelet that starts
@@ -198,13 +202,15 @@ class Namespace:
         """
         return self._containers.create(sandbox_id, config)
 
-    def create_standalone(self, sandbox: SandboxConfig, config: ContainerConfig) -> str:
+    def create_standalone(
+        self, sandbox: SandboxConfig, config: ContainerConfig, *, runtime_handler: str = ""
+    ) -> str:
         """A sandbox of its own and a container in it, as `oakum run` wants it; the container's id.
 
         `sandbox.owner` must be "container". Nothing is left when it fails. Raises as `run_sandbox` and
         `create_container`.
         """
-        return self._containers.create_standalone(sandbox, config)
+        return self._containers.create_standalone(sandbox, config, runtime_handler=runtime_handler)
 
     def start_container(self, container_id: str) -> None:
         """Start a created container.

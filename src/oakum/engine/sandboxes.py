@@ -31,6 +31,7 @@ from oakum.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    Unimplemented,
 )
 from oakum.model.ids import is_id, new_id, resolve_prefix
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from oakum.network.attachment import Attachment
     from oakum.shim.client import SandboxRequest
 
-HANDLERS: Final = ("", "oakum")
+_BUILT_IN: Final = ("", "oakum")
 # A network of this name is none: the pod has its own namespace with loopback alone.
 NO_NETWORK: Final = "none"
 _CREATE_WAIT_S: Final = 120.0
@@ -58,7 +59,8 @@ class Sandboxes:
 
     def run(self, config: SandboxConfig, *, runtime_handler: str = "") -> str:
         """Create and start a sandbox; its id."""
-        _check(config, runtime_handler)
+        _check(config)
+        handler = runtime_handler, self._runtime_path(config, runtime_handler)
         key = name_key(config)
         while True:
             known = self._context.store.sandbox_by_name(self._namespace, key) if key else None
@@ -70,7 +72,7 @@ class Sandboxes:
             sandbox_id = new_id()
             lock = self._context.locks.acquire(sandbox_id)
             try:
-                record = self._reserve(sandbox_id, key or f"container/{sandbox_id}", config, runtime_handler)
+                record = self._reserve(sandbox_id, key or f"container/{sandbox_id}", config, handler)
             except AlreadyExists:
                 lock.release(gone=True)
                 continue  # somebody was quicker: join them
@@ -79,6 +81,20 @@ class Sandboxes:
                 raise
             self._make(record, lock)
             return sandbox_id
+
+    def _runtime_path(self, config: SandboxConfig, handler: str) -> str:
+        """The program that runs the pod, "" for the built-in runtime. Raises as `Handlers.need`, and Unimplemented."""
+        if handler in _BUILT_IN:  # nearly all: they look for no program
+            return ""
+        path = self._context.handlers.need(handler)
+        if path and config.namespaces.user != "node":
+            raise Unimplemented(
+                "run sandbox",
+                f"runtime_handler {handler!r}",
+                "only the built-in runtime gives a pod users of its own",
+                hint="leave the handler out, or let the pod have the host's users",
+            )
+        return path
 
     def _join(self, known: SandboxRecord) -> str:
         """Wait for the running try of the same call; its id, or "" when it came to nothing and is undone.
@@ -109,7 +125,9 @@ class Sandboxes:
             hint="remove it, or raise the attempt",
         )
 
-    def _reserve(self, sandbox_id: str, key: str, config: SandboxConfig, handler: str) -> SandboxRecord:
+    def _reserve(
+        self, sandbox_id: str, key: str, config: SandboxConfig, handler: tuple[str, str]
+    ) -> SandboxRecord:
         parent = config.cgroup_parent
         record = SandboxRecord(
             id=sandbox_id,
@@ -118,7 +136,8 @@ class Sandboxes:
             phase="creating",
             created_at_ns=time.time_ns(),
             config=config,
-            runtime_handler=handler,
+            runtime_handler=handler[0],
+            runtime_path=handler[1],
             # The kubelet makes, limits and removes the pod's cgroup itself, and looks for containers right in it.
             cgroup_path=parent or f"/oakum/{self._namespace}/{sandbox_id}",
             owns_cgroup=not parent,
@@ -420,14 +439,7 @@ def hostname(config: SandboxConfig, sandbox_id: str) -> str:
     return sandbox_id[:12]
 
 
-def _check(config: SandboxConfig, handler: str) -> None:
-    if handler not in HANDLERS:
-        raise InvalidArgument(
-            "run sandbox",
-            f"runtime_handler {handler[:64]!r}",
-            "there is none of this name",
-            hint='leave it empty, or "oakum"',
-        )
+def _check(config: SandboxConfig) -> None:
     if not config.metadata.name and config.owner != "container":
         raise InvalidArgument("run sandbox", "metadata.name", "a sandbox needs a name")
     if len(config.hostname) > 64:
@@ -469,4 +481,5 @@ def _shim_request(record: SandboxRecord, pod: str) -> SandboxRequest:
         pod_resources=linux_resources(config.resources) if config.resources and record.owns_cgroup else {},
         uid_mappings=tuple(id_mappings(modes.uid_mappings)),
         gid_mappings=tuple(id_mappings(modes.gid_mappings)),
+        foreign=bool(record.runtime_path),
     )

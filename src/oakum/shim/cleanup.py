@@ -27,6 +27,8 @@ PID_NAME: Final = "shim.pid"
 SOCKET_NAME: Final = "shim.sock"
 LOG_NAME: Final = "shim.log"
 PROCESSES_NAME: Final = "processes"
+# A file system of its own for foreign runtimes: what they keep of their containers goes with it.
+RUNTIME_NAME: Final = "runtime"
 
 _KILL_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.005
@@ -194,8 +196,9 @@ def remove_entries(directory: str) -> None:
             _unmount_all(os.path.join(directory, "ns", pin))
             _remove(os.unlink, os.path.join(directory, "ns", pin))
         _remove(os.rmdir, os.path.join(directory, "ns"))
-        _unmount_all(os.path.join(directory, "shm"))
-        _remove(os.rmdir, os.path.join(directory, "shm"))
+        for name in ("shm", RUNTIME_NAME):
+            _unmount_all(os.path.join(directory, name))
+            _remove(os.rmdir, os.path.join(directory, name))
         notes = os.path.join(directory, PROCESSES_NAME)
         if os.path.isdir(notes):
             for name in os.listdir(notes):

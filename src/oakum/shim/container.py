@@ -299,13 +299,16 @@ class Container:
     def start(self, started: Callable[[int], None], failed: Failed) -> None:
         """Begin to start; exactly one of the two is called later. Raises FailedPrecondition."""
         self._state = lifecycle.follow("start", self._state, self.container_id)
-        assert self._init is not None
         self._started, self._failed = started, failed
         try:
-            self._init.start()
+            self._execute()
         except OakumError as error:
             self._init_failed(error)
-            return
+
+    def _execute(self) -> None:
+        """Let the first process go on; `_executed` or `_init_failed` follows. Raises FailedPrecondition."""
+        assert self._init is not None
+        self._init.start()
         self._loop.watch(self._init.status_fd, read=self._read_status)
 
     def _executed(self) -> None:
@@ -500,6 +503,9 @@ class Container:
                 group.remove()
         except OakumError:
             report()  # the sandbox's own removal takes what is left, and says what cannot be
+        self._cgroup_removed()
+
+    def _cgroup_removed(self) -> None:
         self._cgroup_gone = True
         self._forget_if_clean()
 

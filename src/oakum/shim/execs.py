@@ -29,7 +29,7 @@ from oakum.shim import exits
 from oakum.shim.connection import Connection
 from oakum.shim.handover import State
 from oakum.shim.loop import Loop
-from oakum.shim.pod import Pod
+from oakum.shim.pod import Place, Pod
 from oakum.shim.requests import ContainerRequest, ExecRequest
 from oakum.shim.waiting import Over
 from oakum.shim.worker import Result, Worker
@@ -192,7 +192,7 @@ class Execs:
         container_pid = self._owner.running_pid("exec")
         container = self._owner.request
         numbers = (stdio[0], stdio[1], stdio[2]) if stdio else None
-        path = group.path if group else ""
+        place = Place(self._pod, container, container_pid, group.path if group else "")
         entry = _Exec(exec_id, group)
         starting = _Starting(
             self,
@@ -210,7 +210,7 @@ class Execs:
             Worker(
                 self._loop,
                 self._pod,
-                lambda: self._pod.makers.exec(request, container, container_pid, numbers, path),
+                lambda: place.pod.makers.exec(request, place, numbers),
                 keep=numbers or (),
                 done=starting.made,
                 failed=starting.fail,

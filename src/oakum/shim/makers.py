@@ -18,8 +18,8 @@ from oakum.oci.cgroups.layout import normalise_path
 from oakum.oci.container import ContainerProcess, CreateRequest, create, spawn_exec
 from oakum.oci.container import ExecRequest as OciExecRequest
 from oakum.oci.spec import Spec, parse, parse_process
-from oakum.shim import cleanup, sandbox
-from oakum.shim.pod import Makers, Pod, Stdio
+from oakum.shim import cleanup, foreign, sandbox
+from oakum.shim.pod import Makers, Place, Pod, Stdio
 from oakum.shim.requests import ContainerRequest, ExecRequest
 from oakum.shim.worker import Result
 
@@ -44,6 +44,9 @@ def make_container(request: ContainerRequest, pod: Pod, stdio: Stdio | None, tar
     spec = _read_spec(request.bundle)
     wanted = (spec.get("linux") or {}).get("cgroupsPath") or ""
     cgroup_path = normalise_path(wanted) if wanted else ""
+    if request.runtime:
+        joined = _namespaces_to_join(spec, pod, target_pid)
+        return foreign.make_container(request, pod, stdio, spec, joined)
     try:
         child = create(
             CreateRequest(
@@ -68,26 +71,28 @@ def make_container(request: ContainerRequest, pod: Pod, stdio: Stdio | None, tar
     return _result(child, cgroup_path)
 
 
-def make_exec(
-    request: ExecRequest,
-    container: ContainerRequest,
-    container_pid: int,
-    stdio: Stdio | None,
-    unified_path: str,
-) -> Result:
+def make_exec(request: ExecRequest, place: Place, stdio: Stdio | None) -> Result:
     """Clone a further process. Raises OakumError; nothing is left then."""
+    container, unified_path = place.container, place.unified_path
     spec = _read_spec(container.bundle)
     own: dict[str, Any] = dict(spec.get("process", {}))
     merged = {key: own[key] for key in _INHERITED if key in own}
     merged.update(request.process)
     merged["terminal"] = request.tty
+    if container.runtime:
+        try:
+            return foreign.make_exec(request, place, merged, stdio or _null_stdio())
+        except OakumError:
+            if unified_path:
+                Cgroup(detect_layout(), unified_path).remove()
+            raise
     wanted = (spec.get("linux") or {}).get("cgroupsPath") or ""
     if unified_path:
         _make_exec_group(unified_path)
     try:
         child = spawn_exec(
             OciExecRequest(
-                container_pid=container_pid,
+                container_pid=place.container_pid,
                 process=parse_process(merged),
                 stdio=stdio if stdio or request.tty else _null_stdio(),
                 cgroup_path=normalise_path(wanted) if wanted else "",

@@ -19,13 +19,22 @@ Ended = Callable[[int], None]
 Stdio = tuple[int, int, int]
 
 
+class Place(NamedTuple):
+    """Where an exec goes: a container by its first process; `unified_path` is its own group in the v2 tree ("": none)."""
+
+    pod: Pod
+    container: ContainerRequest
+    container_pid: int
+    unified_path: str
+
+
 class Makers(NamedTuple):
     """How a worker is made, and what it does to make a container and an exec: `makers`, but in the rehearsal."""
 
     fork: Callable[[], int]
 
     container: Callable[[ContainerRequest, Pod, Stdio | None, int], Result]
-    exec: Callable[[ExecRequest, ContainerRequest, int, Stdio | None, str], Result]
+    exec: Callable[[ExecRequest, Place, Stdio | None], Result]
 
 
 # Ends of orphans, which nobody will claim; the oldest are dropped.

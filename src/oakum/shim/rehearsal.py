@@ -24,7 +24,7 @@ from oakum.shim import keeper, supervisor, wire
 from oakum.shim.handover import END, HANDED_OVER, OVER, Left, Parcel, receive
 from oakum.shim.logs import Log
 from oakum.shim.loop import report
-from oakum.shim.pod import Makers, Pod, Stdio
+from oakum.shim.pod import Makers, Place, Pod, Stdio
 from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
 from oakum.shim.worker import Result
 
@@ -200,9 +200,7 @@ def _make_container(_request: ContainerRequest, _pod: Pod, stdio: Stdio | None, 
     return _make_process(stdio, waits=True)
 
 
-def _make_exec(
-    _request: ExecRequest, _container: ContainerRequest, _pid: int, stdio: Stdio | None, _path: str
-) -> Result:
+def _make_exec(_request: ExecRequest, _place: Place, stdio: Stdio | None) -> Result:
     return _make_process(stdio, waits=False)
 
 

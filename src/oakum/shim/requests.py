@@ -20,6 +20,7 @@ class SandboxRequest(NamedTuple):
     `directory` exists already and is absolute. Namespaces of `create_namespaces` ("network", "ipc", "uts",
     "pid", "user") are pinned at directory/ns/{net,ipc,uts,pid,user}. `sysctls` are written inside them.
     `cgroup_path` is made ("": none) with `pod_resources` (OCI linux.resources). `shm_size_bytes` 0 means 64 MiB.
+    With `foreign` its containers have a runtime of their own (`ContainerRequest.runtime`), which gets directory/runtime.
     """
 
     sandbox_id: str
@@ -32,6 +33,7 @@ class SandboxRequest(NamedTuple):
     shm_size_bytes: int = 0
     uid_mappings: tuple[dict[str, int], ...] = ()
     gid_mappings: tuple[dict[str, int], ...] = ()
+    foreign: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -55,7 +57,8 @@ class ContainerRequest(NamedTuple):
     config.json is read from `bundle`, and exit.json is written there before anyone is told of the end.
     A namespace that the spec lists without a path joins the sandbox's own when that is network, ipc, uts or
     user; pid joins only when `target_pid_of` names a container or the spec gives the pin's path.
-    `log_path` "" means no log. `seccomp_bpf` is base64 of the program, "" none.
+    `log_path` "" means no log. `seccomp_bpf` is base64 of the program, "" none. `runtime` is the path of a program with
+    runc's command line that makes the container, "" for the built-in one; its system call filter is in config.json.
     """
 
     container_id: str
@@ -70,6 +73,7 @@ class ContainerRequest(NamedTuple):
     log_path: str = ""
     target_pid_of: str = ""
     seccomp_bpf: str = ""
+    runtime: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -29,9 +29,12 @@ from oakum.errors import InvalidArgument, OakumError, SystemFailure, Unavailable
 from oakum.linux import mount, namespaces, process
 from oakum.linux.fd import Fd, pipe
 from oakum.shim import pod_init
+from oakum.shim.cleanup import RUNTIME_NAME
 from oakum.shim.requests import PIN_NAMES, SandboxRequest
 
 DEFAULT_SHM_BYTES: Final = 64 << 20
+# What foreign runtimes write of a container: a configuration and a state of some 100 KB each.
+_RUNTIME_BYTES: Final = 64 << 20
 _GO: Final = b"g"
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 0x1
@@ -88,6 +91,8 @@ def make(request: SandboxRequest) -> int:
         os.makedirs(os.path.join(request.directory, "ns"), mode=0o711, exist_ok=True)
     if "ipc" in kinds:
         _mount_shm(request)
+    if request.foreign:
+        _mount_runtime_directory(request)
     if "user" in kinds or "pid" in kinds:
         return _make_in_child(request)
     if kinds:
@@ -168,6 +173,22 @@ def _mount_shm(request: SandboxRequest) -> None:
                 os.close(directory_fd)
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, "mount shared memory", path) from failure
+
+
+def _mount_runtime_directory(request: SandboxRequest) -> None:
+    """A private mount: what a worker mounts below it, in a mount namespace of its own, does not come out to the host."""
+    path = os.path.join(request.directory, RUNTIME_NAME)
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        options = [("mode", "700"), ("size", str(_RUNTIME_BYTES))]
+        with (
+            mount.new_filesystem("tmpfs", options, flags=_SHM_FLAGS, source="oakum") as tree,
+            Fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as target,
+        ):
+            mount.move_mount(tree.fileno(), target.fileno(), target=path)
+        mount.set_propagation(path, mount.MS_PRIVATE)
+    except OSError as failure:
+        raise SystemFailure.from_os_error(failure, "mount runtime directory", path) from failure
 
 
 def _root_of(mappings: tuple[dict[str, int], ...]) -> int:

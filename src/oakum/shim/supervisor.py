@@ -22,6 +22,7 @@ from oakum.oci.spec import parse_resources
 from oakum.shim import cleanup, sandbox, wire
 from oakum.shim.connection import Connection
 from oakum.shim.container import Container
+from oakum.shim.foreign_container import ForeignContainer
 from oakum.shim.handover import END, HANDED_OVER, OVER, Left, Parcel, State
 from oakum.shim.loop import Loop, report
 from oakum.shim.pod import Makers, Pod
@@ -281,7 +282,7 @@ class Supervisor:
             self._pod.expect(self._init_pid, self._init_ended)
         for values in state["containers"]:
             request = ContainerRequest.from_dict(values["request"])
-            container = Container(self._loop, request, self._pod, self._gone)
+            container = _kind(request)(self._loop, request, self._pod, self._gone)
             container.unpack(values, left.fds, left.logs[request.container_id])
             self._containers[request.container_id] = container
         if state["client"] >= 0:
@@ -387,7 +388,7 @@ class Supervisor:
             target_pid = self._container({"op": "create", "container_id": wanted.target_pid_of}).running_pid(
                 "share processes"
             )
-        container = Container(self._loop, wanted, self._pod, self._gone, target_pid=target_pid)
+        container = _kind(wanted)(self._loop, wanted, self._pod, self._gone, target_pid=target_pid)
         self._containers[wanted.container_id] = container
         # A client that vanishes before it was told of the container would leave one that nobody knows.
         connection.when_gone = lambda: self._disown(container)
@@ -505,6 +506,10 @@ class Supervisor:
 
     def _list(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
         connection.answer([container.describe().to_dict() for container in self._containers.values()])
+
+
+def _kind(request: ContainerRequest) -> type[Container]:
+    return ForeignContainer if request.runtime else Container
 
 
 def _signal_of(request: dict[str, Any]) -> int:

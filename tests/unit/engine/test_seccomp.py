@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from oakum.engine import host
 from oakum.engine.seccomp.compiler import compile_profile, compiled, compiled_default
 from oakum.engine.seccomp.default import default_profile
+from oakum.engine.seccomp.document import document
 from oakum.engine.seccomp.profile import MACHINE_ARCH, Profile, Rule, parse
 from oakum.engine.spec import capabilities
 from oakum.errors import InvalidArgument
@@ -259,3 +260,22 @@ def test_the_default_program_depends_on_the_capabilities(tmp_path: Path) -> None
     )
     assert compiled_default(capabilities.DEFAULT, str(tmp_path), host.machine()) == usual
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_profile_in_the_runtime_spec_s_words_is_the_same_profile() -> None:
+    for profile in (
+        default_profile(machine="x86_64", capabilities=("CAP_SYS_ADMIN",)),
+        Profile("SCMP_ACT_ERRNO", 38, (), (Rule(("read",)), Rule(("write",), "SCMP_ACT_ERRNO", 13))),
+        Profile("SCMP_ACT_KILL_PROCESS", 1, ("SCMP_ARCH_X86",), (Rule(("read",)),)),
+    ):
+        text = json.dumps(document(profile, "x86_64")).encode()
+        again = parse(text, subject="", machine="x86_64", capabilities=(), kernel=(6, 1))
+        assert compile_profile(again) == compile_profile(profile)
+
+
+def test_rules_that_say_what_the_default_says_are_left_out() -> None:
+    same = Rule(("a",), "SCMP_ACT_ERRNO", 38)
+    kept = Rule(("b",), "SCMP_ACT_ERRNO", 1)
+    found = document(Profile("SCMP_ACT_ERRNO", 38, (), (same, kept)), "x86_64")
+    assert found["syscalls"] == [{"names": ["b"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]
+    assert (found["defaultErrnoRet"], found["architectures"]) == (38, ["SCMP_ARCH_X86_64"])

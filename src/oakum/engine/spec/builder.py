@@ -51,7 +51,7 @@ def command_line(config: ContainerConfig, image: ImageFacts) -> tuple[str, ...]:
 
 
 class Surroundings(NamedTuple):
-    """Where the container comes to live. `*_path` are host paths."""
+    """Where the container comes to live. `*_path` are host paths. `seccomp` is for a runtime that is given no program."""
 
     sandbox: SandboxConfig
     pod_path: str
@@ -64,6 +64,7 @@ class Surroundings(NamedTuple):
     nodes: Sequence[devices.Node] = ()
     cgroup_namespace: bool = False
     apparmor: bool = False
+    seccomp: dict[str, Any] | None = None
 
 
 def build(config: ContainerConfig, image: ImageFacts, around: Surroundings) -> dict[str, Any]:
@@ -90,6 +91,8 @@ def build(config: ContainerConfig, image: ImageFacts, around: Surroundings) -> d
         "maskedPaths": _paths(config.masked_paths, MASKED_PATHS, privileged=config.privileged),
         "readonlyPaths": _paths(config.readonly_paths, READONLY_PATHS, privileged=config.privileged),
     }
+    if around.seccomp is not None:
+        linux["seccomp"] = around.seccomp
     if planned.rootfs_propagation:
         linux["rootfsPropagation"] = planned.rootfs_propagation
     spec: dict[str, Any] = {

@@ -19,7 +19,10 @@ ContainerPhase = Literal["creating", "created", "starting", "started", "removing
 
 
 class SandboxRecord(Struct, frozen=True, kw_only=True):
-    """A sandbox. `boot_id`, `shim_pid`, `shim_start` say whether its shim can still be the one we started."""
+    """A sandbox. `boot_id`, `shim_pid`, `shim_start` say whether its shim can still be the one we started.
+
+    `runtime_path` is the program of its handler, "" for the built-in runtime: its containers keep to it.
+    """
 
     id: str
     namespace: str
@@ -28,6 +31,7 @@ class SandboxRecord(Struct, frozen=True, kw_only=True):
     created_at_ns: int
     config: SandboxConfig
     runtime_handler: str = ""
+    runtime_path: str = ""
     cgroup_path: str = ""
     owns_cgroup: bool = True
     boot_id: str = ""
