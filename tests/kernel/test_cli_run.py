@@ -469,3 +469,27 @@ def test_a_killed_client_leaves_a_container_that_can_be_stopped(box: Box) -> Non
     assert "Up" in box("ps")
     box("stop", "-t", "0", "orphan")
     assert json.loads(box("ps", "-a", "--format", "json"))[0]["exit_code"] == 137
+
+
+# other runtimes
+
+
+def test_another_runtime_runs_it(box: Box) -> None:
+    done = box.full(
+        "run", "--rm", "--runtime", "runc", box.image, "sh", "-c", "echo out; echo err >&2; exit 42"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (42, b"out\n", b"err\n")
+    with box.terminal("run", "-it", "--name", "shell", "--runtime", "runc", box.image, "sh") as terminal:
+        terminal.expect("# ")
+        terminal.type("stty size; exit 3\r")
+        terminal.expect("24 80")
+        assert terminal.wait() == 3
+    box("create", "--name", "again", "--runtime", "runc", box.image, "sh", "-c", "echo again; exit 4")
+    for _ in range(2):
+        assert box("start", "-a", "again", code=4) == "again\n"
+    box("rm", "shell", "again")
+    done = box.full("run", "--rm", "--runtime", "nonesuch", box.image, "true")
+    assert done.returncode == 125
+    assert b"nonesuch" in done.stderr
+    assert b"runc" in done.stderr
+    assert box.containers() == []
