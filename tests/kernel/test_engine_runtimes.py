@@ -178,6 +178,7 @@ def test_a_container_on_a_terminal(lab: Lab) -> None:
         )
         stream = lab.cri.start_attached(container, stdin=True, rows=21, columns=43)
         with stream:
+            eventually(lambda: text_of(lab, container))  # what is typed earlier is echoed before
             stream.sendall(frames.encode(frames.STDIN, b"it\n"))
             assert lab.cri.wait(container, timeout_s=60).exit_code == 0
         assert [line.data.rstrip(b"\r") for line in lab.cri.logs(container)] == [b"21 43", b"it", b"got it"]
