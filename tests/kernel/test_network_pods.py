@@ -189,6 +189,27 @@ def test_teardown_without_namespace_bridge_or_rules(lab: Lab, network: BuiltinNe
     assert attached.gateways[0] in {a["local"] for a in lab.ip("addr show", network.bridge)[0]["addr_info"]}
 
 
+@pytest.mark.parametrize("by", ["the next sandbox", "gc"])
+def test_a_bridge_deleted_behind_our_back_comes_back_with_all_its_sandboxes(
+    lab: Lab, network: BuiltinNetwork, by: str
+) -> None:
+    pods = [lab.pod(), lab.pod()]
+    port = PortMapping(container_port=80, host_port=8080)
+    first = network.setup(ONE, pods[0].path, port_mappings=[port])
+    lab.shell(f"ip link delete {network.bridge}")
+    if by == "gc":
+        assert network.gc([ONE]) == []
+        (port_of_bridge,) = lab.ip("link show master", network.bridge)
+        assert port_of_bridge["ifname"] == first.host_interface
+    network.setup(TWO, pods[1].path)
+    server = pods[0].listen("0.0.0.0", 80)
+    assert talk(pods[0], OUTSIDE4, 7000, lab.outside.listen(OUTSIDE4, 7000)) == HOST4
+    assert talk(lab.outside, HOST4, 8080, server) == OUTSIDE4
+    assert talk(pods[1], first.address, 80, server) == network.attachments()[1].address
+    # through the host port to itself: the link is a hairpin again
+    assert talk(pods[0], HOST4, 8080, server) == first.gateways[0]
+
+
 def test_a_path_that_is_no_namespace_leaves_nothing(
     lab: Lab, network: BuiltinNetwork, tmp_path: Path
 ) -> None:

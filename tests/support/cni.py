@@ -78,6 +78,8 @@ elif how.startswith("meet "):
     open(f"{place}/{os.getpid()}", "w").close()
     while len(os.listdir(place)) < int(how[5:]):
         time.sleep(0.01)
+elif how == "kill the host":
+    os.kill(os.getppid(), 9)
 
 if command == "VERSION":
     print(json.dumps({"cniVersion": "1.1.0", "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]}))

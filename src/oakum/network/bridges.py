@@ -133,10 +133,19 @@ class Bridges:
             bridge, warnings = self._make(network)
         return network, bridge, [*self.enable(network), *warnings]
 
+    def restore(self) -> None:
+        """Make bridges that somebody deleted under sandboxes. Raises OakumError."""
+        for network in self._parts.database.networks():
+            if self._parts.database.attachments_to(network.name):
+                self.ensure(network.name)
+
     def _make(self, network: NetworkRow) -> tuple[rtnetlink.Link, list[str]]:
         """Write a network down, make its bridge and let it through; within `change` and the host's lock."""
         self._parts.database.put_network(network)
         bridge = links.make_bridge(self._parts.route, network, alias=_ALIAS + self._parts.path)
+        attached = self._parts.database.attachments_to(network.name)
+        if attached:
+            links.rejoin(self._parts.route, bridge, {row.host_interface for row in attached})
         self._parts.firewall.replace()
         self._parts.firewall.ensure()
         return bridge, self._parts.firewall.ensure_legacy()

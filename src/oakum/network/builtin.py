@@ -275,6 +275,7 @@ class BuiltinNetwork:
                 if networks:
                     self._parts.firewall.replace()
                     self._parts.firewall.ensure()
+            self._bridges.restore()
             kept = {row.host_interface for row in self._database.attachments()}
             stale = [
                 name for network in networks for name in self._bridges.ports_of(network) if name not in kept

@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import ipaddress
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
@@ -128,6 +128,13 @@ def make_bridge(route: NetlinkSocket, network: NetworkRow, *, alias: str) -> rtn
         ]
     )
     return link
+
+
+def rejoin(route: NetlinkSocket, bridge: rtnetlink.Link, host_interfaces: Collection[str]) -> None:
+    """Have the links of sandboxes at a bridge again that was deleted under them. Raises SystemFailure."""
+    for link in rtnetlink.list_links(route):
+        if link.name in host_interfaces and link.master != bridge.ifindex:
+            route.execute([rtnetlink.set_master(link.name, bridge.ifindex), rtnetlink.set_hairpin(link.name)])
 
 
 def uplink_mtu(route: NetlinkSocket) -> int:

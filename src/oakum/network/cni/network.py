@@ -33,6 +33,7 @@ from oakum.network.cni.records import Record, Records
 from oakum.network.cni.requests import Target, arguments, check_target, environment, runtime_config
 from oakum.network.cni.results import Call, summary, timed_out, without_addresses
 from oakum.network.cni.retry import Retrier
+from oakum.network.ports import check_free, plan_bindings
 from oakum.network.protocol import DEFAULT_NETWORK, NetworkInfo
 from oakum.network.settings import CniSettings
 
@@ -76,6 +77,7 @@ class CniNetwork:
         """Attach the network namespace at `netns_path`: ADD. One that is attached already is only checked.
 
         Raises:
+            AlreadyExists: a process of the host has one of the ports.
             OakumError: a plugin failed, with what it said; what the others did is undone, now or by and by.
         """
         target = Target(
@@ -93,6 +95,7 @@ class CniNetwork:
                 if self._is_as_wanted(known, chosen, target, lock_fd):
                     return _describe(known)
                 self._delete(known, lock_fd)
+            _check_ports(chosen, port_mappings)
             record = Record(sandbox_id, chosen, target, "adding", self._settings.plugin_directories, hostname)
             # Durable: an address that a plugin keeps on disk must not outlive our knowledge of it.
             self._records.write(record, durable=True)
@@ -418,6 +421,12 @@ class CniNetwork:
                 raise timed_out(call, timeout_s) from None
 
         return run
+
+
+def _check_ports(network: NetworkList, ports: Sequence[PortRequest]) -> None:
+    """Plugins publish without looking: who listens on the host already would not be heard any more."""
+    if any("portMappings" in plugin.capabilities for plugin in network.plugins):
+        check_free(plan_bindings(ports, with_ipv6=any(":" in each.host_ip for each in ports)))
 
 
 def _is_namespace(path: str) -> bool:
