@@ -194,6 +194,8 @@ class Target:
             )
         if rpc == "CheckpointContainer":
             request.location = f"{self.world.directory}/checkpoint.tar"
+        if rpc == "CheckpointPod":
+            request.output_path = f"{self.world.directory}/checkpoint"
         if "cmd" in fields:
             request.cmd.extend(["true"])
         if "stdout" in fields:

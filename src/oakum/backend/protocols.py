@@ -153,6 +153,13 @@ class Checkpointing(Protocol):
         """Write an archive of a running container, which goes on. Raises Unimplemented with the host's reason."""
         ...
 
+    def checkpoint_sandbox(self, sandbox_id: str, directory: str, *, container_ids: Sequence[str]) -> None:
+        """Write archives of a pod's running containers, all of one moment, into a new directory; the pod goes on.
+
+        Empty `container_ids` are all that run. Raises Unimplemented with the host's reason.
+        """
+        ...
+
 
 class PullProgress(Protocol):
     """Told how a pull goes; called from any thread, must not block."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from oakum.backend.config import AuthConfig, ContainerConfig, Resources, SandboxConfig
-from oakum.backend.protocols import ImageBackend, PullProgress, RuntimeBackend
+from oakum.backend.protocols import Checkpointing, ImageBackend, PullProgress, RuntimeBackend
 from oakum.backend.status import (
     ContainerEvent,
     ContainerFilter,
@@ -33,7 +33,7 @@ from oakum.backend.status import (
     SandboxStats,
     SandboxStatus,
 )
-from oakum.errors import ImageNotFound, InvalidArgument, NotFound, OakumError
+from oakum.errors import ImageNotFound, InvalidArgument, NotFound, OakumError, Unimplemented
 from oakum.streaming.source import RunningExec, StreamSource
 
 _T = TypeVar("_T")
@@ -132,6 +132,18 @@ class Backends:
     def cgroup_driver(self) -> str:
         """That of the default backend."""
         return self._first.cgroup_driver()
+
+    # Checkpointing
+
+    def checkpoint_container(self, container_id: str, location: str, *, timeout_s: int) -> None:
+        """Write an archive of a running container where its backend can. Raises Unimplemented."""
+        home = _able("checkpoint container", container_id, self._container_home(container_id))
+        home.checkpoint_container(container_id, location, timeout_s=timeout_s)
+
+    def checkpoint_sandbox(self, sandbox_id: str, directory: str, *, container_ids: Sequence[str]) -> None:
+        """Write archives of a pod's running containers where its backend can. Raises Unimplemented."""
+        home = _able("checkpoint pod", sandbox_id, self._sandbox_home(sandbox_id))
+        home.checkpoint_sandbox(sandbox_id, directory, container_ids=container_ids)
 
     # RuntimeBackend: sandboxes
 
@@ -400,3 +412,9 @@ def _together(one: Image, other: Image) -> Image:
         repo_digests=tuple(dict.fromkeys((*one.repo_digests, *other.repo_digests))),
         pinned=one.pinned or other.pinned,
     )
+
+
+def _able(operation: str, object_id: str, backend: object) -> Checkpointing:
+    if not isinstance(backend, Checkpointing):
+        raise Unimplemented(operation, object_id[:12], "the backend that has it has no way to call CRIU")
+    return backend

@@ -26,6 +26,7 @@ from oakum.engine.context import Context
 from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord
 from oakum.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from oakum.oci.cgroups import Cgroup
 
 _DIRECTORY: Final = "checkpoint"
 _CRIU: Final = "criu"
@@ -53,9 +54,18 @@ def write(
         InvalidArgument: no archive can be at `location`.
         Unimplemented: this host, or CRIU with this container, cannot do it; says why.
     """
-    from oakum.oci.runtime import criu  # as above
-
     record = containers.running(container_id, "checkpoint container")
+    check(context, record)
+    folder = os.path.dirname(location)
+    if not os.path.isabs(location) or location.endswith("/") or not os.path.isdir(folder):
+        raise InvalidArgument(
+            "checkpoint container", f"location {location[:64]!r}", "no file in a directory that is there"
+        )
+    dump(context, record, location, timeout_s=timeout_s)
+
+
+def check(context: Context, record: ContainerRecord) -> None:
+    """Raise Unimplemented for what no checkpoint can be made of here."""
     sandbox = context.store.sandbox(record.sandbox_id)
     if sandbox is not None and sandbox.runtime_path:
         raise Unimplemented(
@@ -64,11 +74,12 @@ def write(
     if record.config.namespaces.pid != "container" or record.config.tty:
         what = "a terminal" if record.config.tty else "a process namespace of others"
         raise Unimplemented("checkpoint container", record.id[:12], f"it has {what}, which CRIU cannot carry")
-    folder = os.path.dirname(location)
-    if not os.path.isabs(location) or location.endswith("/") or not os.path.isdir(folder):
-        raise InvalidArgument(
-            "checkpoint container", f"location {location[:64]!r}", "no file in a directory that is there"
-        )
+
+
+def dump(context: Context, record: ContainerRecord, location: str, *, timeout_s: int = 0) -> None:
+    """Have CRIU write a running or frozen container's checkpoint to `location`. Raises Unimplemented, FailedPrecondition."""
+    from oakum.oci.runtime import criu  # as above
+
     with context.locks.holding(record.id):
         bundle = context.layout.bundle(record.id)
         pods.remove_directory(bundle, _DIRECTORY)  # of a try that was killed
@@ -97,6 +108,10 @@ def _arguments(context: Context, record: ContainerRecord, images: str, timeout_s
     arguments += criu.external(criu.stream_names(record.pid))
     if timeout_s > 0:
         arguments += ["--timeout", str(timeout_s)]
+    freezer = Cgroup(context.cgroups, record.cgroup_path).freezer()
+    if freezer:
+        # CRIU would wait for ever for what others have frozen, unless it is told by what.
+        arguments += ["--freeze-cgroup", freezer]
     for namespace in creation.config_of(context, record.id)["linux"]["namespaces"]:
         if namespace["type"] == "network" and namespace.get("path"):
             arguments += ["--external", f"net[{os.stat(namespace['path']).st_ino}]:{_NETWORK_KEY}"]

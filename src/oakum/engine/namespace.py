@@ -289,6 +289,27 @@ class Namespace:
 
         checkpoints.write(self._context, self._containers, container_id, location, timeout_s=timeout_s)
 
+    def checkpoint_sandbox(
+        self, sandbox_id: str, directory: str, *, container_ids: Sequence[str] = ()
+    ) -> None:
+        """Write a pod's running containers into a new directory; see `engine.pod_checkpoints`. Raises Unimplemented."""
+        from oakum.engine import pod_checkpoints  # as above
+
+        pod_checkpoints.write(
+            self._context,
+            self._sandboxes,
+            self._containers,
+            sandbox_id,
+            directory,
+            container_ids=container_ids,
+        )
+
+    def thaw_sandbox(self, sandbox_id: str) -> str:
+        """See `engine.pod_checkpoints.recover`."""
+        from oakum.engine import pod_checkpoints  # as above
+
+        return pod_checkpoints.recover(self._context, self._containers, sandbox_id)
+
     def reopen_container_log(self, container_id: str) -> None:
         """Close the log and open its path anew, for rotation. Raises FailedPrecondition unless it runs."""
         self._containers.reopen_log(container_id)

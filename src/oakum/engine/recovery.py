@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from oakum.engine import creation, garbage, pods
+from oakum.engine import creation, garbage, pod_checkpoints, pods
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
 from oakum.engine.named_volumes import NamedVolumes
@@ -45,6 +45,10 @@ class Worker(Protocol):
         """Do the rest of a removal."""
         ...
 
+    def thaw_sandbox(self, sandbox_id: str) -> str:
+        """Let go on what somebody froze for a checkpoint; what was done, "" for nothing."""
+        ...
+
 
 def recover(context: Context, worker: Callable[[str], Worker]) -> list[str]:
     """Finish or undo what is half done, and take in what ended unseen. Two queries when there is nothing to do."""
@@ -71,6 +75,9 @@ def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str
     done = recover(context, worker)
     done += _orphaned_pods(context)
     done += _orphaned_directories(context)
+    for name in _listed(context.layout.sandboxes):
+        if pod_checkpoints.noted(context, name):
+            _with_lock(context, name, lambda _, key=name: _half_checkpointed(context, worker, key), done)
     done += _orphaned_snapshots(context)
     done += _orphaned_addresses(context)
     done += _orphaned_locks(context)
@@ -181,6 +188,11 @@ def _orphaned_directories(context: Context) -> list[str]:
             pods.remove_directory(context.layout.sandboxes, name)
             done.append(f"sandbox {name[:12]}: unknown, directory removed")
     return done
+
+
+def _half_checkpointed(context: Context, worker: Callable[[str], Worker], sandbox_id: str) -> str:
+    record = context.store.sandbox(sandbox_id)
+    return worker(record.namespace).thaw_sandbox(sandbox_id) if record is not None else ""
 
 
 def _orphaned_snapshots(context: Context) -> list[str]:

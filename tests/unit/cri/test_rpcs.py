@@ -151,14 +151,26 @@ def test_what_this_version_does_not_have_says_why(cri: CriClient, running: tuple
             ),
             "CRIU",
         ),
-        (lambda: cri.runtime.CheckpointPod(pb.CheckpointPodRequest(pod_sandbox_id=pod)), "format"),
-        (lambda: cri.runtime.RestorePod(pb.RestorePodRequest(checkpoint_path="/x")), "format"),
+        (
+            lambda: cri.runtime.CheckpointPod(
+                pb.CheckpointPodRequest(
+                    pod_sandbox_id=pod, output_path="/x", options={"leaveRunning": "true"}
+                )
+            ),
+            "CRIU",
+        ),
+        (lambda: cri.runtime.RestorePod(pb.RestorePodRequest(checkpoint_path="/x")), "privileges"),
     ):
         code, message = failure(call)
         assert code is grpc.StatusCode.UNIMPLEMENTED
         assert reason in message
     nobody = pb.CheckpointContainerRequest(container_id="none", location="/x")
     assert failure(lambda: cri.runtime.CheckpointContainer(nobody))[0] is grpc.StatusCode.NOT_FOUND
+    stopping = pb.CheckpointPodRequest(
+        pod_sandbox_id=pod, output_path="/x", options={"leaveRunning": "false"}
+    )
+    code, message = failure(lambda: cri.runtime.CheckpointPod(stopping))
+    assert (code, "options['leaveRunning']" in message) == (grpc.StatusCode.INVALID_ARGUMENT, True)
     unknown = cri.channel.unary_unary("/runtime.v1.RuntimeService/Nonsense", None, None)
     assert failure(lambda: unknown(b""))[0] is grpc.StatusCode.UNIMPLEMENTED
 

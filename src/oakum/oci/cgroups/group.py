@@ -217,6 +217,11 @@ class Cgroup:
         """Let the processes of a frozen group go on. Raises DeadlineExceeded, SystemFailure."""
         self._set_frozen(frozen=False)
 
+    def freezer(self) -> str:
+        """The directory of what freezes the group; "" where nothing can."""
+        tree = self.layout.of("freezer") or self.layout.unified
+        return self.directory(tree) if tree is not None else ""
+
     def frozen(self) -> bool:
         """Whether the group is frozen."""
         unified, freezer = self.layout.unified, self.layout.of("freezer")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CheckpointContainer where CRIU can; CheckpointPod and RestorePod are refused, each with the reason."""
+"""Checkpoints of containers and pods where CRIU can make them; RestorePod is refused with the reason."""
 
 # ruff: noqa: N802 - the methods are named as the RPCs are
 
@@ -11,16 +11,15 @@ from oakum.api.cri._proto import cri_pb2 as pb
 from oakum.api.cri.convert.checks import LONGEST_S, absolute_path, present, within
 from oakum.api.cri.rpc.base import Context, RuntimeRpcs
 from oakum.backend.protocols import Checkpointing
-from oakum.errors import Unimplemented
+from oakum.errors import InvalidArgument, Unimplemented
 
-_PODS = (
-    "no format of a whole pod's checkpoint is agreed on, the pod's namespaces outlive its processes here, and CRIU"
-    " believes whoever wrote the images that it restores"
-)
+_RESTORE = "CRIU believes whoever wrote the images that it restores: they would choose what runs, and with which privileges"
+# "leaveRunning" as tools for pod checkpoints name it: the only way we have.
+_OPTIONS = {"leaveRunning": "true"}
 
 
 class CheckpointRpcs(RuntimeRpcs):
-    """What CRIU would be needed for. A kubelet takes UNIMPLEMENTED as "this runtime cannot"."""
+    """What CRIU is needed for. A kubelet takes UNIMPLEMENTED as "this runtime cannot"."""
 
     async def CheckpointContainer(
         self, request: pb.CheckpointContainerRequest, _context: Context
@@ -30,19 +29,37 @@ class CheckpointRpcs(RuntimeRpcs):
         location = absolute_path("location", request.location)
         timeout_s = min(within("timeout", request.timeout, 0), LONGEST_S)
         status = await self.calls.quick(self.runtime.container_status, container_id)
-        if not isinstance(self.runtime, Checkpointing):
-            raise Unimplemented(
-                "checkpoint container", status.id[:12], "this backend has no way to call CRIU"
-            )
-        await self.calls.patient(self.runtime.checkpoint_container, status.id, location, timeout_s=timeout_s)
+        runtime = self._able("checkpoint container", status.id)
+        await self.calls.patient(runtime.checkpoint_container, status.id, location, timeout_s=timeout_s)
         return pb.CheckpointContainerResponse()
 
-    async def CheckpointPod(self, request: pb.CheckpointPodRequest, _context: Context) -> NoReturn:
-        """Refused for a pod that is there. Spec: CRI v1 CheckpointPod."""
+    async def CheckpointPod(
+        self, request: pb.CheckpointPodRequest, _context: Context
+    ) -> pb.CheckpointPodResponse:
+        """A directory with a pod's containers at one moment; they run on. Spec: CRI v1 CheckpointPod."""
         pod_id = present("pod_sandbox_id", request.pod_sandbox_id)
+        directory = absolute_path("output_path", request.output_path)
+        container_ids = [
+            present(f"container_ids[{position}]", container_id)
+            for position, container_id in enumerate(request.container_ids)
+        ]
+        for name, value in request.options.items():
+            if _OPTIONS.get(name) != value:
+                raise InvalidArgument(
+                    "checkpoint pod", f"options[{name[:64]!r}]", "known is only leaveRunning, as true"
+                )
         status = await self.calls.quick(self.runtime.sandbox_status, pod_id)
-        raise Unimplemented("checkpoint pod", status.id[:12], _PODS)
+        runtime = self._able("checkpoint pod", status.id)
+        await self.calls.patient(
+            runtime.checkpoint_sandbox, status.id, directory, container_ids=container_ids
+        )
+        return pb.CheckpointPodResponse()
+
+    def _able(self, operation: str, object_id: str) -> Checkpointing:
+        if not isinstance(self.runtime, Checkpointing):
+            raise Unimplemented(operation, object_id[:12], "this backend has no way to call CRIU")
+        return self.runtime
 
     async def RestorePod(self, request: pb.RestorePodRequest, _context: Context) -> NoReturn:
-        """Refused: there are no checkpoints. Spec: CRI v1 RestorePod."""
-        raise Unimplemented("restore pod", present("checkpoint_path", request.checkpoint_path), _PODS)
+        """Refused. Spec: CRI v1 RestorePod."""
+        raise Unimplemented("restore pod", present("checkpoint_path", request.checkpoint_path), _RESTORE)

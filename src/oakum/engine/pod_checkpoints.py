@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of a pod's running containers at one moment, in a directory of ours. The pod runs on.
+
+    pod.json     which pod it is, its configuration, and which archive is which container's
+    NAME.ID.tar  a container's archive, see `engine.checkpoints`
+
+Owns the moment: the containers are frozen together, and who was killed meanwhile left word of whom to thaw. The form of
+the directory is the runtime's own affair. Spec: CRI v1 CheckpointPod.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from oakum.backend.config import Struct
+from oakum.backend.status import ContainerFilter, ContainerStatus, SandboxStatus
+from oakum.engine import checkpoints, pods
+from oakum.engine.storage import storing
+from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
+from oakum.linux.durable import sync_directory, write_file
+
+if TYPE_CHECKING:
+    from oakum.engine.containers import Containers
+    from oakum.engine.context import Context
+    from oakum.engine.sandboxes import Sandboxes
+
+FILE: Final = "frozen.json"
+_OPERATION: Final = "checkpoint pod"
+
+
+class _Frozen(Struct, frozen=True):
+    """What is to be put right if we are killed."""
+
+    containers: tuple[str, ...]
+    directory: str
+
+
+def write(
+    context: Context,
+    sandboxes: Sandboxes,
+    containers: Containers,
+    sandbox_id: str,
+    directory: str,
+    *,
+    container_ids: Sequence[str],
+) -> None:
+    """Write the checkpoints into the new directory `directory`, all or none; of all that run, or of `container_ids`.
+
+    Raises:
+        NotFound, FailedPrecondition: there is no such pod, or nothing of it runs.
+        InvalidArgument: a container is not the pod's, or no directory can be made there.
+        Unimplemented: this host, or CRIU with one of the containers, cannot do it; says why.
+    """
+    sandbox = sandboxes.status(sandbox_id)
+    chosen = _chosen(containers, sandbox, container_ids)
+    for status in chosen:
+        checkpoints.check(context, containers.need(status.id))
+    parent = os.path.dirname(directory)
+    _check_place(directory, parent)
+    with context.locks.holding(sandbox.id):
+        temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(directory)[:64]}.", dir=parent)  # 0700
+        note = f"{context.layout.sandbox(sandbox.id)}/{FILE}"
+        to_thaw = tuple(status.id for status in chosen if status.state == "running")
+        with storing("note what is frozen", note):
+            write_file(note, msgspec.json.encode(_Frozen(to_thaw, temporary)))
+        try:
+            with ExitStack() as frozen:
+                for container_id in to_thaw:
+                    containers.pause(container_id)
+                    frozen.callback(containers.resume, container_id)
+                files = {
+                    status.id: f"{status.config.metadata.name}.{status.id[:12]}.tar" for status in chosen
+                }
+                for status in chosen:
+                    checkpoints.dump(context, containers.need(status.id), f"{temporary}/{files[status.id]}")
+            with storing("write pod checkpoint", directory):
+                write_file(f"{temporary}/pod.json", msgspec.json.encode(_facts(sandbox, chosen, files)))
+                os.rename(temporary, directory)
+                sync_directory(parent)
+        finally:
+            pods.remove_directory(parent, os.path.basename(temporary))
+            os.unlink(note)
+
+
+def _chosen(
+    containers: Containers, sandbox: SandboxStatus, container_ids: Sequence[str]
+) -> list[ContainerStatus]:
+    mine = {s.id: s for s in containers.list(ContainerFilter(sandbox_id=sandbox.id))}
+    running = {key: status for key, status in mine.items() if status.state in ("running", "paused")}
+    for position, container_id in enumerate(container_ids):
+        if container_id not in mine:
+            raise InvalidArgument(
+                _OPERATION, f"container_ids[{position}]", f"{container_id[:12]} is no container of this pod"
+            )
+        if container_id not in running:
+            raise FailedPrecondition(
+                _OPERATION, container_id[:12], f"the container is {mine[container_id].state}"
+            )
+    chosen = [running[key] for key in dict.fromkeys(container_ids)] or list(running.values())
+    if not chosen:
+        raise FailedPrecondition(_OPERATION, sandbox.id[:12], "none of its containers runs")
+    return chosen
+
+
+def _check_place(directory: str, parent: str) -> None:
+    subject = f"output_path {directory[:64]!r}"
+    if not os.path.isabs(directory) or directory.endswith("/") or not os.path.isdir(parent):
+        raise InvalidArgument(_OPERATION, subject, "no directory can be made there")
+    try:
+        taken = bool(os.listdir(directory))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        taken = True
+    if taken:
+        raise InvalidArgument(
+            _OPERATION, subject, "something is there", hint="name a new or an empty directory"
+        )
+
+
+def _facts(
+    sandbox: SandboxStatus, chosen: Sequence[ContainerStatus], files: dict[str, str]
+) -> dict[str, Any]:
+    return {
+        "id": sandbox.id,
+        "config": sandbox.config,
+        "runtime": "oakum",
+        "containers": [
+            {"id": status.id, "name": status.config.metadata.name, "archive": files[status.id]}
+            for status in chosen
+        ],
+    }
+
+
+def noted(context: Context, sandbox_id: str) -> bool:
+    """Whether somebody froze containers of this sandbox and has not thawed them."""
+    return os.path.exists(f"{context.layout.sandbox(sandbox_id)}/{FILE}")
+
+
+def recover(context: Context, containers: Containers, sandbox_id: str) -> str:
+    """Thaw what a killed process froze, and remove what it had written; under the sandbox's lock. Raises OakumError."""
+    note = f"{context.layout.sandbox(sandbox_id)}/{FILE}"
+    try:
+        with open(note, "rb") as file:
+            left = msgspec.json.decode(file.read(), type=_Frozen)
+    except FileNotFoundError:
+        return ""
+    for container_id in left.containers:
+        try:
+            if containers.status(container_id).state == "paused":
+                containers.resume(container_id)
+        except NotFound:
+            continue
+    parent, name = os.path.split(left.directory)
+    pods.remove_directory(parent, name)
+    os.unlink(note)
+    return f"sandbox {sandbox_id[:12]}: half checkpointed, its containers go on"
