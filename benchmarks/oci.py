@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`oakum oci` and `runc`, whole commands on one bundle, in turn; and what a warm shim needs for the same."""
+"""`oakum-oci` and `runc`, as dockerd and containerd call them: whole commands on one bundle, in turn; and what a warm shim needs for the same."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import itertools
 import subprocess
 from contextlib import ExitStack
 
+from tests.kernel.oci_cli_box import OAKUM_OCI
 from tests.support.leaks import remove_cgroups
-from tests.support.server import OAKUM
 from tests.support.zygotes import end_zygote
 
 from benchmarks.figures import Figure, Stopwatch, Target, in_turn, of_samples
@@ -17,6 +17,7 @@ from oakum.model.ids import new_id
 from oakum.shim.client import ContainerRequest
 
 PEER = "runc"
+OURS = str(OAKUM_OCI)
 _TARGETS = {"run true": Target(1.0), "run true, by the zygote": Target(0.25)}
 
 
@@ -28,7 +29,7 @@ def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
     numbers = itertools.count()
     with ExitStack() as stack:
         sides = {
-            "oakum": [OAKUM, "oci", "--root", f"{directory}/run/oci"],
+            "oakum": [OURS, "--root", f"{directory}/run/oci"],
             PEER: ["runc", "--root", f"{directory}/run/runc"],
         }
         for runtime in sides.values():

@@ -17,16 +17,16 @@ from tests.kernel.oci_box import NAMESPACES, Box
 from tests.support.images import build_image, busybox_layer
 
 IMAGE = "docker.io/library/oakum-box:1"
+OAKUM_OCI = Path(sys.executable).parent / "oakum-oci"
 _numbers = itertools.count()
 
 
 def runtime_binary(directory: Path, root: str = "") -> str:
     """A program that behaves as runc does, for callers that take the path of one and no arguments before its own."""
+    if not root:
+        return str(OAKUM_OCI)
     path = directory / "oakum-runtime"
-    oakum = Path(sys.executable).parent / "oakum"
-    path.write_text(
-        f'#!/bin/sh\nexec {oakum} oci {f"--root {root} " if root else ""}"$@"\n', encoding="ascii"
-    )
+    path.write_text(f'#!/bin/sh\nexec {OAKUM_OCI} --root {root} "$@"\n', encoding="ascii")
     path.chmod(0o755)
     return str(path)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from oakum.linux.durable import read_file
 from oakum.linux.libc import Struct, bind, bind_call, byref, c_int, c_ulong, c_void_p, i32, u32
 from oakum.model.light import TYPE_CHECKING, once
 
@@ -34,8 +35,7 @@ _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 @once
 def last_capability() -> int:
     """The highest capability this kernel knows."""
-    with open("/proc/sys/kernel/cap_last_cap", encoding="utf-8") as file:
-        return int(file.read())
+    return int(read_file("/proc/sys/kernel/cap_last_cap"))
 
 
 def permitted() -> int:

@@ -54,6 +54,11 @@ def loads(data: bytes | str) -> Any:
         value, end = _scan(text, start)
     except StopIteration as stop:
         raise ValueError(f"no value at character {stop.value}") from None
+    except SystemError:
+        # It says what is wrong in words of `json`, and says nothing while nobody has imported that.
+        import json
+
+        return json.loads(text)
     if _after_blanks(text, end) != len(text):
         raise ValueError(f"more than one value: something follows at character {end}")
     return value

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-import re
-import signal
-
 from oakum.errors import InvalidArgument
+from oakum.model.light import signal
 
 # The C library keeps 32 and 33 for itself: SIGRTMIN is 34 in every image's eyes (signal(7)).
 _RTMIN, _RTMAX = 34, 64
-_REAL_TIME = re.compile(r"RT(MIN|MAX)(?:([+-])(\d{1,2}))?")
+# The C module's constants are these and some that are no signals: SIG_DFL, SIG_BLOCK.
+_NUMBERS = {
+    name[3:]: int(number)
+    for name, number in vars(signal).items()
+    if name.startswith("SIG") and not name.startswith(("SIG_", "SIGRT")) and isinstance(number, int)
+}
+_NAMES = {number: name for name, number in _NUMBERS.items() if name not in ("CLD", "IOT", "POLL")}
 
 
 def parse_signal(text: str) -> int:
@@ -23,14 +27,10 @@ def parse_signal(text: str) -> int:
     name = text.strip().upper().removeprefix("SIG")
     if name.isdecimal() and name.isascii():
         number = int(name)
-    elif match := _REAL_TIME.fullmatch(name):
-        offset = int(f"{match[2] or '+'}{match[3] or 0}")
-        number = (_RTMIN if match[1] == "MIN" else _RTMAX) + offset
-        if not _RTMIN <= number <= _RTMAX:
-            number = 0
+    elif name.startswith(("RTMIN", "RTMAX")):
+        number = _real_time(name)
     else:
-        member = getattr(signal, f"SIG{name}", None)
-        number = int(member) if isinstance(member, signal.Signals) else 0
+        number = _NUMBERS.get(name, 0)
     if not 1 <= number <= _RTMAX:
         raise InvalidArgument(
             "parse signal", repr(text), "no such signal", hint="try SIGTERM, 15 or SIGRTMIN+3"
@@ -42,7 +42,16 @@ def signal_name(number: int) -> str:
     """The name of signal `number` ("SIGTERM", "SIGRTMIN+3"), or the number as text where it has none."""
     if _RTMIN <= number <= _RTMAX:
         return f"SIGRTMIN+{number - _RTMIN}" if number > _RTMIN else "SIGRTMIN"
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
+    return f"SIG{_NAMES[number]}" if number in _NAMES else str(number)
+
+
+def _real_time(name: str) -> int:
+    """The number of "RTMIN", "RTMIN+3" or "RTMAX-2", 0 when it is none."""
+    sign, digits = name[5:6], name[6:]
+    first = _RTMIN if name.startswith("RTMIN") else _RTMAX
+    if sign == "":
+        return first
+    if sign not in "+-" or not (digits.isascii() and digits.isdecimal() and len(digits) <= 2):
+        return 0
+    number = first + int(sign + digits)
+    return number if _RTMIN <= number <= _RTMAX else 0

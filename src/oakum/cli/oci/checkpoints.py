@@ -33,7 +33,7 @@ def checkpoint(call: Call) -> int:
 
 def restore(call: Call) -> int:
     """Let a container go on from what was written; without --detach, its exit code."""
-    from oakum.cli.oci.filters import compile_filter
+    from oakum.cli.oci.making import compiler
     from oakum.oci.runtime.checkpoint import RestoreOptions
     from oakum.oci.runtime.checkpoint import restore as load
 
@@ -42,7 +42,7 @@ def restore(call: Call) -> int:
     options = RestoreOptions(
         **_both(call),
         bundle=a.text("bundle"),
-        compile_filter=compile_filter,
+        compile_filter=compiler(call.root),
         pid_file=a.text("pid-file"),
         detach=detach,
     )

@@ -25,10 +25,14 @@ def execute(call: Call) -> int:
     for warning in executed.warnings:
         call.caller.warning(warning)
     if signals is None:
+        executed.process.close()
         return 0
     from oakum.oci.runtime.foreground import stay
 
-    return stay(executed.process, signals, executed.console)
+    code = stay(executed.process, signals, executed.console)
+    executed.process.close()
+    signals.close()
+    return code
 
 
 def _exec_options(call: Call) -> Any:

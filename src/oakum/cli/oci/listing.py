@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
 from oakum.cli.oci.log import Caller
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError
+from oakum.model import jsontext
 from oakum.model.light import TYPE_CHECKING
 from oakum.oci.runtime.container import Container, containers, owner_name
 
@@ -33,7 +33,7 @@ def write_list(root: str, form: str, caller: Caller, *, quiet: bool) -> int:
     if quiet:
         sys.stdout.write("".join(f"{state['id']}\n" for state in states))
     elif form == "json":
-        sys.stdout.write(json.dumps(states, separators=(",", ":")) + "\n")
+        sys.stdout.write(jsontext.dumps(states) + "\n")
     else:
         rows = [_COLUMNS, *(tuple(str(state[c.lower()]) for c in _COLUMNS) for state in states)]
         sys.stdout.write(table(rows))
@@ -58,7 +58,7 @@ def write_processes(root: str, container_id: str, form: str, arguments: list[str
         raise FailedPrecondition("use container", container_id, "container not running")
     pids = container.processes()
     if form == "json":
-        sys.stdout.write(json.dumps(pids))
+        sys.stdout.write(jsontext.dumps(pids))
         return 0
     sys.stdout.write(_select(_ps(arguments or ["-ef"]), frozenset(pids)))
     return 0

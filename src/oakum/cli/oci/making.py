@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oakum.oci.runtime.container import Container
+    from oakum.oci.runtime.create import CompileFilter
+    from oakum.oci.spec import Spec
 
 
 def _create_options(call: Call, **changes: Any) -> Any:
@@ -21,7 +23,7 @@ def _create_options(call: Call, **changes: Any) -> Any:
         raise Unimplemented("create container", "--no-pivot", "a root that was not pivoted into can be left")
     return CreateOptions(
         bundle=a.text("bundle"),
-        compile_filter=_compile_filter,
+        compile_filter=compiler(call.root),
         console_socket=a.text("console-socket"),
         pid_file=a.text("pid-file"),
         preserve_fds=a.number("preserve-fds"),
@@ -31,11 +33,15 @@ def _create_options(call: Call, **changes: Any) -> Any:
     )
 
 
-def _compile_filter(seccomp: dict[str, Any], spec: Any) -> tuple[bytes, int]:
-    # Only containers with a filter pay for what compiles it.
-    from oakum.cli.oci.filters import compile_filter
+def compiler(root: str) -> CompileFilter:
+    """What makes a system call filter for a container below `root`."""
 
-    return compile_filter(seccomp, spec)
+    def compile_filter(seccomp: dict[str, Any], spec: Spec) -> tuple[bytes, int]:
+        from oakum.cli.oci.programs import compiled  # only containers with a filter pay for it
+
+        return compiled(root, seccomp, spec)
+
+    return compile_filter
 
 
 def create(call: Call) -> int:
@@ -45,6 +51,7 @@ def create(call: Call) -> int:
     created = create(call.root, call.container_id, _create_options(call))
     for warning in created.warnings:
         call.caller.warning(warning)
+    created.process.close()  # it waits at its gate, for whoever starts it
     return 0
 
 
@@ -89,10 +96,13 @@ def run(call: Call) -> int:
         delete(call.root, call.container_id, force=True)
         raise
     if signals is None:
+        process.close()
         return 0
     from oakum.oci.runtime.foreground import stay
 
     code = stay(process, signals, created.console)
+    process.close()
+    signals.close()
     if not call.arguments.flag("keep"):
         for warning in delete(call.root, call.container_id, force=True):
             call.caller.warning(warning)

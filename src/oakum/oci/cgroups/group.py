@@ -14,13 +14,13 @@ import time
 from oakum.errors import DeadlineExceeded, SystemFailure, Unimplemented
 from oakum.linux.fd import Fd
 from oakum.model.light import TYPE_CHECKING, signal
-from oakum.oci.cgroups.devices import attach_device_rules
 from oakum.oci.cgroups.layout import Hierarchy, Layout, normalise_path
-from oakum.oci.cgroups.values import Write, plan_v1, plan_v2
-from oakum.oci.spec import LinuxResources
 
 if TYPE_CHECKING:
     from typing import Final
+
+    from oakum.oci.cgroups.values import Write
+    from oakum.oci.spec import LinuxResources
 
 _FREEZE_TIMEOUT_S: Final = 2.0
 _REMOVE_TIMEOUT_S: Final = 2.0
@@ -93,6 +93,10 @@ class Cgroup:
             raise Unimplemented(
                 "limit cgroup", f"unified {', '.join(sorted(unified))}", "this host is not pure cgroup v2"
             )
+        # those who only remove or freeze one need no plans
+        from oakum.oci.cgroups.devices import attach_device_rules
+        from oakum.oci.cgroups.values import plan_v1, plan_v2
+
         for write in (plan_v2 if pure_v2 else plan_v1)(resources):
             self._apply_one(write, resources, warnings)
         rules, tree = resources.get("devices"), self.layout.unified
@@ -296,6 +300,8 @@ class Cgroup:
         deadline = time.monotonic() + _REMOVE_TIMEOUT_S
         killed = False
         for tree in self.layout.hierarchies:
+            if _remove_directory(self.directory(tree)):
+                continue
             for directory in _subtree(self.directory(tree))[::-1]:
                 while not _remove_directory(directory):
                     if not killed:

@@ -7,7 +7,10 @@ Source: cgroups(7), kernel docs admin-guide/cgroup-v1 and cgroup-v2.
 
 from __future__ import annotations
 
+import os
+
 from oakum.errors import InvalidArgument, Unimplemented
+from oakum.linux.durable import read_file
 from oakum.model.light import TYPE_CHECKING, NamedTuple, once
 
 if TYPE_CHECKING:
@@ -52,13 +55,12 @@ def detect_layout() -> Layout:
     Raises:
         Unimplemented: no control groups are mounted.
     """
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        mounts = list(parse_mountinfo(file.read()))
+    mounts = list(parse_mountinfo(os.fsdecode(read_file("/proc/self/mountinfo"))))
     trees: list[Hierarchy] = []
     for tree in mounts:
         if tree.version == 2:
-            with open(f"{tree.mountpoint}/cgroup.controllers", encoding="utf-8") as file:
-                tree = tree._replace(controllers=tuple(file.read().split()))  # noqa: PLW2901 - the same tree, completed
+            words = read_file(f"{tree.mountpoint}/cgroup.controllers").decode().split()
+            tree = tree._replace(controllers=tuple(words))  # noqa: PLW2901 - the same tree, completed
         if not any(
             t.controllers == tree.controllers and t.name == tree.name and t.version == tree.version
             for t in trees

@@ -11,18 +11,19 @@ import time
 
 from oakum.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OakumError, SystemFailure
 from oakum.linux.fd import Fd
-from oakum.linux.process import pidfd_open, pidfd_send_signal
+from oakum.linux.pidfds import pidfd_open, pidfd_send_signal
 from oakum.model.light import TYPE_CHECKING, cast, signal
 from oakum.oci.cgroups.group import Cgroup
 from oakum.oci.cgroups.layout import detect_layout, normalise_path
 from oakum.oci.gate import close_gate, is_waiting, open_gate
 from oakum.oci.runtime.state import Directory, Record, list_ids, start_ticks
 from oakum.oci.runtime.units import units
-from oakum.oci.spec import Hook, LinuxResources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Final
+
+    from oakum.oci.spec import Hook, LinuxResources
 
 OCI_VERSION: Final = "1.3.0"
 _KILL_TIMEOUT_S: Final = 10.0
@@ -99,6 +100,8 @@ class Container:
 
     def hooks(self, kind: str) -> list[Hook]:
         """The spec's hooks of one kind; none where no spec was kept yet."""
+        if not self.directory.has_hooks():
+            return []
         try:
             hooks = self.directory.load_spec().get("hooks") or {}
         except DataLoss:
@@ -142,11 +145,7 @@ class Container:
 
     def has_own_pids(self) -> bool:
         """Whether all processes end with the first one: it is the init of a PID namespace made for it."""
-        try:
-            namespaces = (self.directory.load_spec().get("linux") or {}).get("namespaces") or []
-        except DataLoss:
-            return False
-        return any(n.get("type") == "pid" and not n.get("path") for n in namespaces)
+        return self.directory.has_new_namespace("pid")
 
     def _pidfd(self) -> Fd:
         """A pidfd of the first process; it is checked after it was opened, so that no other one is meant."""

@@ -10,7 +10,7 @@ import os
 import time
 
 from oakum.errors import AlreadyExists, InvalidArgument, OakumError, SystemFailure
-from oakum.linux.durable import write_file_fast
+from oakum.linux.durable import read_file, write_file_fast
 from oakum.linux.fd import Fd
 from oakum.model import jsontext as json
 from oakum.model.light import TYPE_CHECKING, NamedTuple
@@ -71,8 +71,7 @@ def load_config(bundle: str) -> Spec:
     """The bundle's config.json. Raises InvalidArgument, SystemFailure."""
     path = os.path.join(bundle, "config.json")
     try:
-        with open(path, "rb") as file:
-            text = file.read(_CONFIG_LIMIT_BYTES + 1)
+        text = read_file(path, _CONFIG_LIMIT_BYTES + 1)
     except FileNotFoundError as failure:
         raise InvalidArgument(
             "read OCI spec",

@@ -43,6 +43,12 @@ class Signals:
         """To poll for reading."""
         return self._read.fileno()
 
+    def close(self) -> None:
+        """For the end of this process: nothing is heard any more."""
+        signal.set_wakeup_fd(-1)
+        self._read.close()
+        self._write.close()
+
     def arrived(self) -> list[int]:
         """The signals since the last call."""
         try:

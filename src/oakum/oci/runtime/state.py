@@ -18,14 +18,15 @@ import fcntl
 import os
 
 from oakum.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, SystemFailure
-from oakum.linux.durable import write_file_fast
+from oakum.linux.durable import read_file, write_file_fast
 from oakum.linux.fd import Fd
 from oakum.model import jsontext as json
 from oakum.model.light import TYPE_CHECKING, NamedTuple
-from oakum.oci.spec import Spec, parse
 
 if TYPE_CHECKING:
     from typing import Any, Final
+
+    from oakum.oci.spec import Spec
 
 STATE: Final = "state.json"
 CONFIG: Final = "config.json"
@@ -154,10 +155,27 @@ class Directory:
 
     def load_spec(self) -> Spec:
         """The spec as it was at create. Raises DataLoss."""
+        from oakum.oci.spec import parse  # most commands never look into it
+
         try:
             return parse(json.loads(self._read(CONFIG)))
         except (ValueError, RecursionError, InvalidArgument, OSError) as failure:
             raise self.damaged(f"{CONFIG}: {failure}") from failure
+
+    def has_hooks(self) -> bool:
+        """Whether the spec can have any: its text, which we have written, has the word. False where there is none."""
+        try:
+            return b'"hooks"' in self._read(CONFIG)
+        except OSError:
+            return False
+
+    def has_new_namespace(self, kind: str) -> bool:
+        """Whether the spec has a namespace of that kind made; False where its text, which we have written, is damaged."""
+        try:
+            namespaces = json.loads(self._read(CONFIG))["linux"]["namespaces"]
+            return any(n["type"] == kind and not n.get("path") for n in namespaces)
+        except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            return False
 
     def is_empty(self) -> bool:
         """Whether nothing was kept yet, and so nothing was made."""
@@ -195,8 +213,7 @@ class Directory:
         return NotFound("find container", self.id, "container does not exist")
 
     def _read(self, name: str) -> bytes:
-        with open(f"{self.path}/{name}", "rb") as file:
-            return file.read()
+        return read_file(f"{self.path}/{name}")
 
 
 def list_ids(root: str) -> list[str]:
@@ -220,8 +237,7 @@ def start_ticks(pid: int) -> int | None:
     Source: proc_pid_stat(5), fields 3 and 22.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError as failure:
         if failure.errno in (errno.ENOENT, errno.ESRCH):
             return None
