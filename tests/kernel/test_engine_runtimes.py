@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from oakum.api.cri._proto import cri_pb2 as pb
-from oakum.backend.config import IdMapping, Mount, NamespaceOptions, Resources, SecurityProfile
+from oakum.backend.config import HugepageLimit, IdMapping, Mount, NamespaceOptions, Resources, SecurityProfile
 from oakum.errors import (
     CommandNotRunnable,
     DeadlineExceeded,
@@ -211,7 +211,12 @@ def test_users_limits_and_the_filter_are_the_ones_asked_for(lab: Lab, tmp_path: 
             image=lab.image("user"),
             supplemental_groups=(123,),
             seccomp=SecurityProfile(kind="localhost", localhost_ref=str(profile)),
-            resources=Resources(memory_limit_bytes=64 << 20, pids_limit=50, oom_score_adj=300),
+            resources=Resources(
+                memory_limit_bytes=64 << 20,
+                pids_limit=50,
+                oom_score_adj=300,
+                hugepage_limits=(HugepageLimit(page_size="2MB", limit_bytes=4 << 20),),
+            ),
             readonly_rootfs=True,
         )
         eventually(lambda: len(text_of(lab, container)) == 5)
@@ -225,12 +230,16 @@ def test_users_limits_and_the_filter_are_the_ones_asked_for(lab: Lab, tmp_path: 
         assert (user.uid, user.gid, set(user.supplemental_groups)) == (1000, 50, {50, 77, 123})
         pid = lab.cri.container_status(container).pid
         assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "300\n"
+        assert limit_of(lab, container, "hugetlb.2MB.max", "hugetlb.2MB.limit_in_bytes") in {str(4 << 20), ""}
         lab.cri.update_container_resources(container, Resources(pids_limit=60))
-        assert any(
-            (Path(top + lab.cri.container_status(container).cgroup_path) / "pids.max").read_text() == "60\n"
-            for top in cgroup_mounts()
-            if os.path.exists(f"{top}{lab.cri.container_status(container).cgroup_path}/pids.max")
-        )
+        assert limit_of(lab, container, "pids.max") == "60"
+
+
+def limit_of(lab: Lab, container: str, *files: str) -> str:
+    """What one of these files of its group holds; "" where the kernel has none of them."""
+    group = lab.cri.container_status(container).cgroup_path
+    paths = [Path(f"{top}{group}/{file}") for top in cgroup_mounts() for file in files]
+    return next((path.read_text().strip() for path in paths if path.exists()), "")
 
 
 def test_out_of_memory_is_told(lab: Lab) -> None:

@@ -24,7 +24,7 @@ from oakum.errors import FailedPrecondition, OakumError, SystemFailure, Unimplem
 from oakum.linux import mount, namespaces, process, sockets
 from oakum.linux.fd import Fd
 from oakum.oci import rootfs
-from oakum.oci.cgroups import Layout, detect_layout
+from oakum.oci.cgroups import Cgroup, Layout, detect_layout
 from oakum.oci.cgroups.layout import normalise_path
 from oakum.oci.spec import Spec
 from oakum.oci.users import Identity, home_of, resolve_user
@@ -80,6 +80,12 @@ def make_container(
         config, warnings = _configured(cast("dict[str, Any]", spec), home, identity, root.fileno(), layout)
     _join(config, joined)
     _write(home.file(_CONFIG), config)
+    cgroup_path: str = config["linux"].get("cgroupsPath") or ""
+    # Should this shim be killed before the pid is known, the group is: all that the runtime makes is in it.
+    cleanup.note_process(pod.directory, request.container_id, os.getpid(), cgroup_path)
+    if cgroup_path:
+        said = cast("dict[str, Any]", (spec.get("linux") or {}).get("resources") or {})
+        warnings += _prepare_group(cgroup_path, said, layout)
     process.set_child_subreaper(True)
     console = _Console(home.bundle, "terminal") if request.tty else None
     pid_file = home.file("pid")
@@ -93,7 +99,6 @@ def make_container(
         stdio=stdio,
     )
     pid, pidfd = _adopt(pid_file, request.runtime)
-    cgroup_path: str = config["linux"].get("cgroupsPath") or ""
     cleanup.note_process(pod.directory, request.container_id, pid, cgroup_path)
     return _result(pid, pidfd, cgroup_path, _told(identity, warnings), console)
 
@@ -205,11 +210,24 @@ def _resources(said: dict[str, Any], layout: Layout, warnings: list[str]) -> dic
     if "swap" in limited and not _accounts_swap(layout):
         found["memory"] = {name: value for name, value in limited.items() if name != "swap"}
         warnings.append("memory.memsw.limit_in_bytes is not set: this kernel lacks it")
-    pages = layout.of("hugetlb")
-    if found.get("hugepageLimits") and (pages is None or (pages.version == 2 and layout.mode != "v2")):
-        del found["hugepageLimits"]
-        warnings.append("huge pages are not limited: no hugetlb controller that the runtime knows")
+    if not _knows_pages(layout):
+        found.pop("hugepageLimits", None)
     return found
+
+
+def _prepare_group(path: str, said: dict[str, Any], layout: Layout) -> list[str]:
+    """On a hybrid host the v2 tree is ours to see to: runtimes make a group there for its processes only. Warnings."""
+    group = Cgroup(layout, path)
+    if layout.mode == "hybrid":
+        group.create_unified()
+    pages = said.get("hugepageLimits")
+    return group.apply({"hugepageLimits": pages}) if pages and not _knows_pages(layout) else []
+
+
+def _knows_pages(layout: Layout) -> bool:
+    """Whether a runtime finds the controller of huge pages."""
+    tree = layout.of("hugetlb")
+    return tree is not None and (tree.version == 1 or layout.mode == "v2")
 
 
 def _accounts_swap(layout: Layout) -> bool:
