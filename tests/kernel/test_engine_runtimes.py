@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Further handlers, name to path."""
     directory = tmp_path_factory.mktemp("programs")
     scripts = {name: f"#!/bin/sh\n{text}\n" for name, (text, _) in _BROKEN.items()}
+    scripts |= {"stuck": '#!/bin/sh\nrunc "$@" || exit; case " $* " in *" create "*) exec sleep 600;; esac\n'}
     scripts |= {"silent": "#!/bin/sh\n[ $1 != features ]\n", "text": "no program", "going": "#!/bin/sh\n"}
     for name, text in scripts.items():
         (directory / name).write_text(text)
@@ -125,7 +127,9 @@ def test_the_life_of_a_pod(lab: Lab, handler: str) -> None:
         container = lab.started(pod, "c", script)
         assert kept_by_runtime(lab, pod) == {container}
         status = lab.cri.container_status(container)
-        assert (status.state, os.readlink(f"/proc/{status.pid}/exe")) == ("running", "/bin/sh")
+        assert status.state == "running"
+        # a runtime says so when the command is about to be executed
+        eventually(lambda: os.readlink(f"/proc/{status.pid}/exe") == "/bin/sh")
         eventually(lambda: sorted(text_of(lab, container)) == ["stderr two", "stdout one"])
 
         ran = lab.cri.exec_sync(container, ["sh", "-c", "hostname; echo no >&2; exit 3"], timeout_s=60)
@@ -369,6 +373,28 @@ def test_a_broken_runtime_says_so_and_leaves_nothing(lab: Lab, programs: dict[st
         left = os.walk(f"{lab.engine.state}/pods/{pod}/runtime")
         assert not [path for path, *names in left if container in str((path, names))]
         assert not [top for top in cgroup_mounts() if os.path.exists(top + status.cgroup_path)]
+
+
+@pytest.mark.parametrize("who", ["pod", "shim"])
+def test_a_runtime_that_hangs_holds_up_nobody(lab: Lab, who: str) -> None:
+    """It has made the container, and does not come back."""
+    with pod_of(lab, "stuck", f"stuck-{who}") as pod:
+        container = lab.cri.create_container(pod, lab.container("c"))
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(lab.cri.start_container, container)
+            pid_file = Path(f"{lab.engine.state}/pods/{pod}/runtime/{container}/pid")
+            eventually(lambda: pid_file.exists() and pid_file.read_text())
+            pid = int(pid_file.read_text())
+            assert os.path.exists(f"/proc/{pid}")
+            if who == "shim":
+                os.kill(lab.cri.sandbox_status(pod).shim_pid, signal.SIGKILL)
+            else:
+                lab.cri.stop_sandbox(pod)
+            with pytest.raises(OakumError):
+                starting.result(timeout=60)
+        lab.engine.recover()
+        assert not os.path.exists(f"/proc/{pid}")
+        assert lab.cri.container_status(container).state == "exited"
 
 
 def test_programs_that_are_missing_or_cannot_be_executed(lab: Lab, programs: dict[str, str]) -> None:

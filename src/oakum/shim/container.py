@@ -75,6 +75,7 @@ class Container:
         self._cgroup_gone = False
         self._wait_status: int | None = None
         self._cancelled: OakumError | None = None
+        self._worker: Worker | None = None
         self.execs = Execs(loop, self, pod)
 
     # -- what others ask ----------------------------------------------------------------------------------------
@@ -199,7 +200,7 @@ class Container:
         ends = self._stdio.open_pipes()
         numbers = ends.numbers() if ends else None
         try:
-            Worker(
+            self._worker = Worker(
                 self._loop,
                 self._pod,
                 lambda: self._pod.makers.container(request, self._pod, numbers, self._target_pid),

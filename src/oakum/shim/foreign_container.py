@@ -41,6 +41,12 @@ class ForeignContainer(Container):
         else:
             super()._ended(wait_status)
 
+    def delete(self, deleted: Callable[[], None]) -> None:
+        """As `Container.delete`; a runtime that hangs holds up nobody."""
+        super().delete(deleted)
+        if self._worker is not None and (self._starting or self._cancelled is not None):
+            self._worker.kill()
+
     def _cgroup_removed(self) -> None:
         """Last of all the runtime forgets it. What it could not make is cleared away here, too."""
         self._work(lambda: foreign.delete(self._request, self._pod), self._deleted)
@@ -53,6 +59,8 @@ class ForeignContainer(Container):
     def _work(self, body: Body, told: Callable[[OakumError | None], None]) -> None:
         """Have a worker do it, and be told once how that went."""
         try:
-            Worker(self._loop, self._pod, body, keep=(), done=lambda _: told(None), failed=told)
+            self._worker = Worker(
+                self._loop, self._pod, body, keep=(), done=lambda _: told(None), failed=told
+            )
         except OakumError as error:
             told(error)

@@ -11,6 +11,7 @@ shim's lock nor its clients' connections.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, Protocol
@@ -61,11 +62,17 @@ class Worker:
         self._loop = loop
         self._done = done
         self._failed = failed
-        self._sock, pid = _fork(children, body, keep)
-        children.expect(pid, self._ended)
+        self._sock, self._pid = _fork(children, body, keep)
+        children.expect(self._pid, self._ended)
         loop.watch(self._sock.fileno(), read=self._readable)
 
+    def kill(self) -> None:
+        """End it in the middle of whatever it does; it has failed then, unless it was done before."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+
     def _ended(self, _status: int) -> None:
+        self._pid = 0
         # Its last word may still be unread; a second call finds the socket closed.
         self._readable()
 
