@@ -24,6 +24,7 @@ BENCHMARKS = {
     "init": "one container's life below a shim, and runc's",
     "oci": "oakum oci and runc on one bundle",
     "pod": "a pod's life over CRI",
+    "runtimes": "a pod's life over CRI, both sides with runc",
     "net": "networks of pods, and host ports",
     "size": "500 containers listed and measured",
     "dockershim": "CRI over Docker, and Docker's own API",

@@ -47,12 +47,19 @@ class Node:
     """One CRI server under test, and whose memory counts as its."""
 
     def __init__(
-        self, client: CriClient, image: str, logs: str, processes: Callable[[], Iterable[int]]
+        self,
+        client: CriClient,
+        image: str,
+        logs: str,
+        processes: Callable[[], Iterable[int]],
+        *,
+        handler: str = "",
     ) -> None:
         self.client = client
         self._image = image
         self._logs = logs
         self.processes = processes
+        self._handler = handler
         client.pull(image)
 
     def start_pod(self, watch: Stopwatch) -> tuple[str, str]:
@@ -78,7 +85,7 @@ class Node:
                 security_context=pb.LinuxContainerSecurityContext(namespace_options=_NAMESPACES)
             ),
         )
-        pod = watch.step("RunPodSandbox", lambda: self.client.run_pod(sandbox))
+        pod = watch.step("RunPodSandbox", lambda: self.client.run_pod(sandbox, self._handler))
         created = watch.step("CreateContainer", lambda: self.client.create(pod, container, sandbox))
         watch.step("StartContainer", lambda: self.client.start(created))
         watch.since_start("RunPodSandbox + Create + Start")
