@@ -17,6 +17,7 @@ from tests.support.leaks import remove_cgroups
 from tests.support.registry import Registry
 from tests.support.server import OakumServer
 
+from benchmarks import throughput
 from benchmarks.figures import Figure, Stopwatch, Target, in_turn, of_samples
 from benchmarks.images import push_pause
 from oakum.api.cri._proto import cri_pb2 as pb
@@ -61,7 +62,7 @@ class Node:
 
 def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
     """Measure; the peer's name and the figures."""
-    return PEER, _pods(directory, rounds)
+    return PEER, [*_pods(directory, rounds), *throughput.run(directory, rounds)]
 
 
 def _pods(directory: str, rounds: int) -> list[Figure]:

@@ -43,8 +43,9 @@ class DockerPeer:
         self._runtimes = runtimes or {}
         self._state = state or f"{directory}/exec"
         self.socket = f"{directory}/docker.sock"
-        self._netns = f"oakum-dk-{os.getpid()}"
-        self._cgroup = f"/{self._netns}"
+        self.netns = f"oakum-dk-{os.getpid()}"
+        """The name of its network namespace, where it has one of its own."""
+        self._cgroup = f"/{self.netns}"
         self._daemon: Daemon | None = None
 
     @property
@@ -73,8 +74,8 @@ class DockerPeer:
         return self
 
     def _make_network(self) -> None:
-        _run("ip", "netns", "add", self._netns)
-        inside = ("ip", "-n", self._netns)
+        _run("ip", "netns", "add", self.netns)
+        inside = ("ip", "-n", self.netns)
         _run(*inside, "link", "set", "lo", "up")
         _run(*inside, "link", "add", BRIDGE, "type", "bridge")
         _run(*inside, "addr", "add", "10.198.0.1/20", "dev", BRIDGE)
@@ -84,7 +85,7 @@ class DockerPeer:
         """Start dockerd (again) and wait until it answers."""
         d = self.directory
         # nsenter and not `ip netns exec`: that would mount a /sys without cgroups
-        inside = f"nsenter --net=/run/netns/{self._netns}" if self._own_network else ""
+        inside = f"nsenter --net=/run/netns/{self.netns}" if self._own_network else ""
         network = (
             f"--bridge {BRIDGE}"
             if self._own_network
@@ -126,7 +127,7 @@ class DockerPeer:
             unmount_below(directory)
         remove_cgroups(self._cgroup)
         if self._own_network:
-            subprocess.run(["ip", "netns", "delete", self._netns], check=False, capture_output=True)
+            subprocess.run(["ip", "netns", "delete", self.netns], check=False, capture_output=True)
 
     def argv(self, *arguments: str) -> list[str]:
         """The command line of one `docker` command."""
