@@ -40,6 +40,7 @@ def engine_info(context: Context) -> dict[str, Any]:
         "snapshotter_reason": context.snapshotter.reason,
         "bridge": context.network.builtin.bridge,
         "network": "cni" if context.network.uses_cni() else "builtin",
+        "network_warnings": _network_warnings(context),
         "runtimes": [BUILT_IN, *context.handlers.usable()],
         "apparmor": host.has_apparmor(),
         "user_namespaces": user_namespaces.why_not() or "yes",
@@ -50,6 +51,13 @@ def engine_info(context: Context) -> dict[str, Any]:
         "containers": len(store.containers()),
         "images": len(store.images()),
     }
+
+
+def _network_warnings(context: Context) -> list[str]:
+    try:
+        return context.network.warnings()
+    except OakumError as error:
+        return [str(error)]
 
 
 def _missing_capabilities() -> list[str]:

@@ -23,12 +23,14 @@ from oakum.network.rules import (
     drops_by_policy,
     find_passages,
     is_intact,
-    other_drops,
+    mentions,
+    other_forwards,
     passage_command,
     port_commands,
     removal_command,
     render_removal,
     render_table,
+    stops,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ _LEGACY: Final = (
     ("/proc/net/ip6_tables_names", "ip6tables-legacy"),
 )
 _LEGACY_TIMEOUT_S: Final = 10
+
+_HINT: Final = "let {} pass there"
+_HINTS: Final = {"firewalld": "firewall-cmd --zone=trusted --add-interface={}, also with --permanent"}
 
 _INTACT: Final = "ruleset last found intact"
 
@@ -125,11 +130,19 @@ class Firewall:
 
     def warnings(self) -> list[str]:
         """Rules of others that will stop our pods and that are not ours to change."""
-        return [
-            f"nftables chain {gate.family} {gate.table} {gate.chain} drops forwarded packets:"
-            f" let interface {self._table} pass there"
-            for gate in other_drops(self._list("chains"), self._table)
-        ]
+        networks, _ = self._state()
+        found: list[str] = []
+        for gate in other_forwards(self._list("chains"), self._table):
+            listed = self._list(f"table {gate.family} {gate.table}")
+            if not stops(gate, listed):
+                continue
+            bridges = [network.bridge for network in networks if not mentions(listed, network.bridge)]
+            if bridges:
+                found.append(
+                    f"nftables chain {gate.family} {gate.table} {gate.chain} stops forwarded packets:"
+                    f" {_HINTS.get(gate.table, _HINT).format(' '.join(bridges))}"
+                )
+        return found
 
     def _list(self, what: str) -> list[dict[str, Any]]:
         try:

@@ -9,6 +9,7 @@ of the table since the kernel keeps their translation in conntrack.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -245,17 +246,35 @@ def drops_by_policy(listed: Iterable[dict[str, Any]]) -> bool:
     return any(entry["chain"].get("policy") == "drop" for entry in listed if "chain" in entry)
 
 
-def other_drops(listed: Iterable[dict[str, Any]], table: str) -> list[Gate]:
-    """Base chains of other tables, beside iptables', that drop forwarded packets by policy: hand-written firewalls."""
+def other_forwards(listed: Iterable[dict[str, Any]], table: str) -> list[Gate]:
+    """Base chains of other tables, beside iptables', that see forwarded packets: hand-written firewalls, firewalld."""
     found: list[Gate] = []
     for entry in listed:
         chain = entry.get("chain", {})
-        if chain.get("hook") != "forward" or chain.get("policy") != "drop":
+        if chain.get("hook") != "forward":
             continue
         gate = Gate(chain["family"], chain["table"], chain["name"])
         if gate not in IPTABLES_FORWARD and gate.table != table and gate.family in ("ip", "ip6", "inet"):
             found.append(gate)
     return found
+
+
+def stops(gate: Gate, listed: Iterable[dict[str, Any]]) -> bool:
+    """Whether a chain in the listing of its table drops or rejects what no rule before has let pass."""
+    drops, last = False, list[dict[str, Any]]()
+    for entry in listed:
+        chain, rule = entry.get("chain", {}), entry.get("rule", {})
+        if chain.get("name") == gate.chain:
+            drops = chain.get("policy") == "drop"
+        elif rule.get("chain") == gate.chain:
+            last = rule.get("expr", [])
+    verdicts = {name for expression in last for name in expression} - {"counter", "log", "limit"}
+    return drops or verdicts in ({"drop"}, {"reject"})
+
+
+def mentions(listed: Iterable[dict[str, Any]], bridge: str) -> bool:
+    """Whether a rule in a listing names an interface: whoever wrote it has thought of it."""
+    return any(f'"{bridge}"' in json.dumps(entry["rule"]) for entry in listed if "rule" in entry)
 
 
 IPTABLES_FORWARD: Final = (Gate("ip", "filter", "FORWARD"), Gate("ip6", "filter", "FORWARD"))

@@ -102,4 +102,24 @@ def test_chains_that_drop_are_found() -> None:
         chain("bridge", "own", "fw", "drop"),
         {"chain": {"family": "inet", "table": "own", "name": "plain"}},
     ]
-    assert rules.other_drops(listed, "oakum0") == [Gate("inet", "own", "fw")]
+    assert rules.other_forwards(listed, "oakum0") == [Gate("inet", "own", "fw"), Gate("inet", "calm", "fw")]
+    assert rules.stops(Gate("inet", "own", "fw"), listed[1:2])
+    assert not rules.stops(Gate("inet", "calm", "fw"), listed[2:3])
+
+
+def test_chains_that_reject_in_the_end_are_found() -> None:
+    gate = Gate("inet", "firewalld", "filter_FORWARD")
+    chain = {"chain": {"name": "filter_FORWARD", "hook": "forward", "policy": "accept"}}
+
+    def rule(*expressions: dict[str, Any], of: str = "filter_FORWARD") -> dict[str, Any]:
+        return {"rule": {"chain": of, "expr": list(expressions)}}
+
+    state = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
+    zone = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "oakum0"}}
+    reject = {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}
+    assert rules.stops(gate, [chain, rule(state, {"drop": None}), rule({"counter": {}}, reject)])
+    assert not rules.stops(gate, [chain, rule(reject), rule({"accept": None})])
+    assert not rules.stops(gate, [chain, rule(state, {"drop": None})])
+    assert not rules.stops(gate, [chain, rule({"drop": None}, of="filter_INPUT")])
+    assert rules.mentions([chain, rule(zone, {"accept": None}, of="zones")], "oakum0")
+    assert not rules.mentions([chain, rule(zone, {"accept": None}, of="zones")], "oakum")
