@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from oakum.errors import (
 )
 from oakum.network.cni import retry
 from tests.support.cni import CniBox
-from tests.support.patience import patient
+from tests.support.patience import eventually, patient
 
 ONE, TWO = "1" * 64, "2" * 64
 NETNS = "/proc/self/ns/net"
@@ -256,6 +257,23 @@ def test_gc_names_what_lives_and_goes_on_after_a_failure(box: CniBox) -> None:
     told = box.calls("GC")[1]["config"]
     assert told["cni.dev/valid-attachments"] == told["cni.dev/attachments"] == alive
     assert "CNI_NETNS" not in box.calls("GC")[1]["environment"]
+
+
+def test_gc_does_not_begin_while_a_pod_is_attached(box: CniBox) -> None:
+    """It would take what ADD has just made for garbage."""
+    box.configure(box.fake("first", ADD="meet 2"), box.fake("second"), version="1.1.0")
+    network = box.network()
+    with ThreadPoolExecutor(2) as threads:
+        adding = threads.submit(network.setup, ONE, NETNS)
+        eventually(lambda: box.told("ADD") == [("ADD", "first")], "the first plugin has begun")
+        collecting = threads.submit(network.gc, [ONE])
+        time.sleep(0.2)  # for one that does not wait
+        (box.plugins / "first.met" / "us").touch()
+        adding.result()
+        assert collecting.result() == []
+    assert box.told("ADD", "GC") == [
+        ("ADD", "first"), ("ADD", "second"), ("GC", "first"), ("GC", "second"),
+    ]  # fmt: skip
 
 
 def test_a_hanging_del_does_not_hold_up_other_pods(hasty: CniBox) -> None:
