@@ -18,17 +18,22 @@ def killed_at_every_line(action: Callable[[], object], *, within: str, step: int
     the path, such as "oakum/snapshots". The caller checks what was left, and cleans up.
     """
     line = 1
-    while True:
-        child = os.fork()
-        if child == 0:
-            _run_and_die(action, within, line)
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            assert os.waitstatus_to_exitcode(status) == 0, "the action failed by itself"
-            return
-        assert os.WTERMSIG(status) == signal.SIGKILL
+    while killed_at(line, action, within=within):
         yield line
         line += step
+
+
+def killed_at(line: int, action: Callable[[], object], *, within: str) -> bool:
+    """Run `action` in a forked child that is killed at this line; whether it was, or got through before."""
+    child = os.fork()
+    if child == 0:
+        _run_and_die(action, within, line)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status):
+        assert os.waitstatus_to_exitcode(status) == 0, "the action failed by itself"
+        return False
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    return True
 
 
 def _run_and_die(action: Callable[[], object], within: str, line: int) -> None:

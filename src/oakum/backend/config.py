@@ -136,6 +136,15 @@ class Rlimit(Struct, frozen=True, kw_only=True):
     hard: int
 
 
+class NetworkRequest(Struct, frozen=True, kw_only=True):
+    """A network that a sandbox is to be in; `aliases` are names that others of it find the sandbox by."""
+
+    network: str
+    addresses: tuple[str, ...] = ()
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+
+
 class SandboxMetadata(Struct, frozen=True, kw_only=True):
     """What the kubelet calls a pod."""
 
@@ -149,7 +158,7 @@ class SandboxConfig(Struct, frozen=True, kw_only=True):
     """A pod sandbox as a caller wants it.
 
     `owner` "container" marks a sandbox made for one container by `oakum run`: it is removed with it and
-    pod listings of the command line leave it out.
+    pod listings of the command line leave it out. `network` is its first network, `networks` are further ones.
     """
 
     metadata: SandboxMetadata
@@ -174,6 +183,8 @@ class SandboxConfig(Struct, frozen=True, kw_only=True):
     overhead: Resources | None = None
     resources: Resources | None = None
     network: str = "default"
+    network_aliases: tuple[str, ...] = ()
+    networks: tuple[NetworkRequest, ...] = ()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     owner: Literal["", "container"] = ""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from oakum.cli.complete import complete_network
+from oakum.cli.complete import complete_container, complete_network
 from oakum.cli.lazy import Entry, LazyGroup, TeachingCommand
 from oakum.cli.output import Column, format_option, quiet_option, write_json, write_table
 from oakum.cli.report import report
@@ -15,6 +15,7 @@ from oakum.cli.session import CONTEXT_SETTINGS, Session, pass_session
 from oakum.errors import NotFound, OakumError
 
 if TYPE_CHECKING:
+    from oakum.network.attachment import Attachment
     from oakum.network.protocol import NetworkInfo
 
 _HERE: Final = "oakum.cli.network"
@@ -35,11 +36,13 @@ _COLUMNS: Final = (
         "ls": Entry(f"{_HERE}:ls", "Commands", "List networks."),
         "create": Entry(f"{_HERE}:create", "Commands", "Make a network."),
         "inspect": Entry(f"{_HERE}:inspect", "Commands", "Say all there is to say about networks."),
+        "connect": Entry(f"{_HERE}:connect", "Commands", "Connect a container to a network."),
+        "disconnect": Entry(f"{_HERE}:disconnect", "Commands", "Disconnect a container from a network."),
         "rm": Entry(f"{_HERE}:rm", "Commands", "Remove networks that nothing is attached to."),
     },
 )
 def network() -> None:
-    """List, make, inspect and remove networks; choose one with oakum run --network NAME."""
+    """Networks of containers: choose one with oakum run --network NAME, or connect containers later."""
 
 
 @click.command(cls=TeachingCommand, examples=(("oakum network ls", "the first is the default one"),))
@@ -98,17 +101,73 @@ def create(session: Session, name: str, subnet: tuple[str, ...], mtu: int | None
 def inspect(session: Session, names: tuple[str, ...]) -> int:
     """Say all there is to say about networks, as a JSON list."""
     known = {info.name: info for info in reversed(session.engine.networks.list_networks())}
-    addresses = {each.sandbox_id: each for each in session.engine.networks.attachments()}
+    places = session.engine.networks.attachments()
     code = 0
     found: list[dict[str, Any]] = []
     for name in names:
         if name in known:
-            attached = [addresses[each] for each in known[name].attached if each in addresses]
-            found.append({**_row(known[name]), "attached": attached})
+            info = known[name]
+            attached = [
+                _place(each)
+                for each in places
+                if (each.network == name if info.driver == "bridge" else each.sandbox_id in info.attached)
+            ]
+            found.append({**_row(info), "attached": attached})
         else:
             code = report(_unknown("inspect network", name), as_json=session.as_json)
     write_json(found)
     return code
+
+
+@click.command(
+    cls=TeachingCommand,
+    examples=(
+        ("oakum network connect back web", "web has an interface in it, now and when it starts again"),
+        ("oakum network connect --ip 10.9.0.5 --alias db back web", "others of back find it as db, too"),
+    ),
+)
+@click.option("--ip", metavar="ADDRESS", default="", help="This address of the network.")
+@click.option("--ip6", metavar="ADDRESS", default="", help="This IPv6 address of it.")
+@click.option("--alias", multiple=True, metavar="NAME", help="A name that others of the network find it by.")
+@click.option("--mac-address", metavar="MAC", default="", help="MAC of its interface.")
+@click.argument("name", metavar="NETWORK", shell_complete=complete_network)
+@click.argument("container", shell_complete=complete_container)
+@pass_session
+def connect(
+    session: Session,
+    name: str,
+    container: str,
+    *,
+    ip: str,
+    ip6: str,
+    alias: tuple[str, ...],
+    mac_address: str,
+) -> int:
+    """Connect a container, running or not, to a further network."""
+    from oakum.backend.config import NetworkRequest
+    from oakum.cli.flags.hosts import check_host_name
+
+    request = NetworkRequest(
+        network=name,
+        addresses=tuple(filter(None, (ip, ip6))),
+        mac=mac_address,
+        aliases=tuple(check_host_name(text, "--alias") for text in alias),
+    )
+    session.namespace.connect_network(session.namespace.find_container(container).id, request)
+    return 0
+
+
+@click.command(
+    cls=TeachingCommand, examples=(("oakum network disconnect back web", "its interface goes at once"),)
+)
+@click.option("-f", "--force", is_flag=True, help="No error where the container is not in the network.")
+@click.argument("name", metavar="NETWORK", shell_complete=complete_network)
+@click.argument("container", shell_complete=complete_container)
+@pass_session
+def disconnect(session: Session, name: str, container: str, force: bool) -> int:
+    """Disconnect a container, running or not, from a network."""
+    session.namespace.disconnect_network(session.namespace.find_container(container).id, name, force=force)
+    return 0
 
 
 @click.command(cls=TeachingCommand, examples=(("oakum network rm back", "once nothing is attached to it"),))
@@ -144,6 +203,11 @@ def _row(info: NetworkInfo) -> dict[str, Any]:
     row["made_by"] = _made_by(info)
     del row["driver"]
     return row
+
+
+def _place(attached: Attachment) -> dict[str, Any]:
+    name = attached.names[1] if len(attached.names) > 1 else ""
+    return {"container": name, **attached._asdict()}
 
 
 def _cells(info: NetworkInfo) -> tuple[str, ...]:

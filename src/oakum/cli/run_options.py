@@ -157,14 +157,15 @@ _FILES: Final[tuple[Function, ...]] = (
 
 _NETWORK: Final[tuple[Function, ...]] = (
     _many("-p", "--publish", metavar="[IP:]HOST:CTR[/PROTO]", text="Publish a port.", section="Network"),
-    _text(
+    _many(
         "--network",
         metavar="NETWORK",
-        text="default, host, none, or one of oakum network ls.",
+        text="default, host, none, or of oakum network ls (repeat for more).",
         section="Network",
-        default="default",
     ),
-    _text("--ip", metavar="ADDRESS", text="This address of the network.", section="Network"),
+    _many("--network-alias", metavar="NAME", text="Name for others of its networks.", section="Network"),
+    _text("--ip", metavar="ADDRESS", text="This address of the first network.", section="Network"),
+    _text("--ip6", metavar="ADDRESS", text="This IPv6 address of it.", section="Network"),
     _text("--mac-address", metavar="MAC", text="MAC of the first interface.", section="Network"),
     _many("--dns", metavar="ADDRESS", text="Name server.", section="Network"),
     _many("--dns-search", metavar="DOMAIN", text="Search domain.", section="Network"),

@@ -164,7 +164,8 @@ class Containers(Catalog):
             self._join(known)
         sandbox_id = self._sandboxes.run(sandbox, runtime_handler=runtime_handler)
         try:
-            return self.create(sandbox_id, config)
+            with self._sandboxes.naming(sandbox_id):
+                return self.create(sandbox_id, config)
         except BaseException:  # as above
             self._sandboxes.remove(sandbox_id, remove_container=self.remove_one)
             raise

@@ -91,6 +91,14 @@ class Context:
                 )
             return self._network
 
+    def network_owes(self) -> bool:
+        """Whether anything is owed to a sandbox's networks or names; cheap while no network is in use."""
+        from oakum.network.due import anything_due  # where a network is open, it knows
+
+        with self._guard:
+            opened = self._network
+        return opened.owes() if opened is not None else anything_due(self.layout.network_database)
+
     @property
     def content(self) -> ContentStore:
         """The blobs."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from oakum.backend.config import AuthConfig, ContainerConfig, Resources, SandboxConfig
+from oakum.backend.config import AuthConfig, ContainerConfig, NetworkRequest, Resources, SandboxConfig
 from oakum.backend.protocols import PullProgress
 from oakum.backend.status import (
     ContainerEvent,
@@ -188,6 +188,20 @@ class Namespace:
             InvalidArgument: a limit cannot be meant.
         """
         self._sandboxes.update_resources(sandbox_id, overhead=overhead, resources=resources)
+
+    def connect_network(self, container_id: str, request: NetworkRequest) -> None:
+        """Connect a container of the command line to a further network, now and whenever it starts.
+
+        Raises:
+            NotFound: no such container or network.
+            AlreadyExists: it is in the network, or its address is taken.
+            FailedPrecondition: it is a pod's, or has the host's network or none.
+        """
+        self._sandboxes.connect(self._containers.need(container_id).sandbox_id, request)
+
+    def disconnect_network(self, container_id: str, network: str, *, force: bool = False) -> None:
+        """Disconnect a container from a network. Raises as `connect_network`; with `force` not if it is not in it."""
+        self._sandboxes.disconnect(self._containers.need(container_id).sandbox_id, network, force=force)
 
     # RuntimeBackend: containers
 
@@ -476,6 +490,10 @@ class Namespace:
     def finish_sandbox_removal(self, record: SandboxRecord) -> None:
         """Do the rest of a removal. Its lock is held."""
         self._sandboxes.finish_removal(record, self._containers.remove_one)
+
+    def settle_networks(self, record: SandboxRecord) -> str:
+        """Bring a sandbox's networks to what its row says; what was done. Its lock is held."""
+        return self._sandboxes.settle_networks(record)
 
     def finish_container_start(self, record: ContainerRecord) -> str:
         """Find out how far a start has come; the state it came to. Its lock is held."""

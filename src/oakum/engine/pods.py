@@ -27,13 +27,26 @@ _POLL_S = 0.01
 POD_FILES = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname"}
 
 
-def write_files(directory: str, config: SandboxConfig, hostname: str, addresses: Sequence[str]) -> None:
-    """Make a sandbox's directory with hosts, resolv.conf and hostname."""
+def write_files(
+    directory: str,
+    config: SandboxConfig,
+    hostname: str,
+    addresses: Sequence[str],
+    name_lines: Sequence[str] | None = None,
+) -> None:
+    """Make a sandbox's directory with hosts, resolv.conf and hostname.
+
+    With `name_lines` its names and those of its neighbours are in these, else its name is written at `addresses`.
+    """
     from oakum.network import files  # only sandboxes that are made need it
+    from oakum.network.names import merge
 
     host_network = config.namespaces.network == "node"
+    named = name_lines is not None and config.namespaces.uts != "node"
+    own = () if named else addresses
+    hosts = files.hosts(hostname, own, config.extra_hosts, host_network=host_network)
     contents = {
-        "hosts": files.hosts(hostname, addresses, config.extra_hosts, host_network=host_network),
+        "hosts": merge(hosts, name_lines) if name_lines else hosts,
         "resolv.conf": files.resolv_conf(config.dns, host_network=host_network),
         "hostname": files.hostname_file(hostname),
     }

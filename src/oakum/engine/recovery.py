@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from oakum.engine import creation, garbage, pod_checkpoints, pods
+from oakum.engine import creation, garbage, networks, pod_checkpoints, pods
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
 from oakum.engine.named_volumes import NamedVolumes
@@ -35,6 +35,10 @@ class Worker(Protocol):
 
     def finish_sandbox_removal(self, record: SandboxRecord) -> None:
         """Do the rest of a removal."""
+        ...
+
+    def settle_networks(self, record: SandboxRecord) -> str:
+        """Bring a sandbox's networks to what its row says; what was done."""
         ...
 
     def finish_container_start(self, record: ContainerRecord) -> str:
@@ -67,7 +71,22 @@ def recover(context: Context, worker: Callable[[str], Worker]) -> list[str]:
         _with_lock(
             context, container_id, lambda lock, key=container_id: _container(context, worker, key, lock), done
         )
+    done += networks.recover(context, lambda key: _networks(context, worker, key))
     return done
+
+
+def _networks(context: Context, worker: Callable[[str], Worker], sandbox_id: str) -> str:
+    def finish(lock: ObjectLock) -> str:
+        record = context.store.sandbox(sandbox_id)
+        if record is not None:
+            return worker(record.namespace).settle_networks(record)
+        networks.forget(context, sandbox_id)
+        lock.release(gone=True)
+        return ""
+
+    said: list[str] = []
+    _with_lock(context, sandbox_id, finish, said)
+    return "".join(said)
 
 
 def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str]:
@@ -218,6 +237,7 @@ def _orphaned_addresses(context: Context) -> list[str]:
             context.network.abandon(name)
             still = context.network.attachment(name) is not None
             done.append(f"address of sandbox {name[:12]}: {'to be freed yet' if still else 'freed'}")
+    done += networks.write_names(context)
     try:
         context.network.gc(_Everybody())
     except OakumError as error:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from oakum.backend.config import Resources, SandboxConfig
+from oakum.backend.config import NetworkRequest, Resources, SandboxConfig
 from oakum.backend.status import SandboxFilter, SandboxStatus
-from oakum.engine import pods, user_namespaces
+from oakum.engine import networks, pods, user_namespaces
 from oakum.engine.attachments import attachment_options, with_dns_of
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
@@ -168,11 +169,11 @@ class Sandboxes:
         with storing("make pod directory", pod):
             os.makedirs(pod, mode=0o711)
         shim = Spawned(layout.state, _shim_request(record, pod))
-        attach: Callable[[], Attachment] | None = None
+        attach: Callable[[], Attachment | None] | None = None
         try:
             # Meanwhile, for that takes no namespace yet.
             if record.has_network:
-                attach = self._begin_network(record, f"{pod}/ns/net")
+                attach = networks.begin(self._context, record, hostname(record.config, record.id))
         finally:
             pid = shim.pid()
         attachment = attach() if attach is not None else None
@@ -182,7 +183,10 @@ class Sandboxes:
             with_dns_of(record.config, attachment),
             hostname(record.config, record.id),
             addresses,
+            networks.name_lines(self._context, record, attachment),
         )
+        if networks.is_shared(record):
+            networks.write_names(self._context, own=record.id)
         self._context.store.update_sandbox(
             msgspec.structs.replace(
                 record,
@@ -195,16 +199,6 @@ class Sandboxes:
                 host_interface=attachment.host_interface if attachment else "",
                 warnings=attachment.warnings if attachment else (),
             )
-        )
-
-    def _begin_network(self, record: SandboxRecord, netns_path: str) -> Callable[[], Attachment]:
-        return self._context.network.begin(
-            record.id,
-            netns_path,
-            network=record.config.network,
-            port_mappings=record.config.port_mappings,
-            hostname=hostname(record.config, record.id),
-            options=attachment_options(record.config, record.cgroup_path),
         )
 
     # unmaking
@@ -226,6 +220,8 @@ class Sandboxes:
         pods.end_shim(self._context, record.id, record)
         if network is not None:
             (network.abandon if record.phase == "creating" else network.teardown)(record.id)
+            if record.config.owner == "container":
+                networks.write_names(self._context)  # what fails stays due, and is said by who tries next
 
     def stop(self, sandbox_id: str) -> None:
         """Stop containers and network; succeeds for what is gone."""
@@ -329,6 +325,26 @@ class Sandboxes:
             self._context.store.update_sandbox(
                 msgspec.structs.replace(record, config=msgspec.structs.replace(config, **changed))
             )
+
+    def connect(self, sandbox_id: str, request: NetworkRequest) -> None:
+        """Connect to a further network; see `engine.networks`."""
+        with self._context.locks.holding(sandbox_id):
+            record = self.need(sandbox_id)
+            networks.connect(self._context, record, request, hostname(record.config, record.id))
+
+    def disconnect(self, sandbox_id: str, network: str, *, force: bool) -> None:
+        """Disconnect from a network; see `engine.networks`."""
+        with self._context.locks.holding(sandbox_id):
+            networks.disconnect(self._context, self.need(sandbox_id), network, force=force)
+
+    def settle_networks(self, record: SandboxRecord) -> str:
+        """Do the rest of a connect or disconnect. The lock is ours."""
+        return networks.settle(self._context, record, hostname(record.config, record.id))
+
+    def naming(self, sandbox_id: str) -> AbstractContextManager[None]:
+        """Around the making of a sandbox's only container; see `engine.networks`."""
+        record = self.need(sandbox_id)
+        return networks.naming(self._context, record, hostname(record.config, record.id))
 
     # asking
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from oakum.errors import FailedPrecondition, OakumError
 from oakum.network.attachment import Attachment, AttachmentOptions, InterfaceCounters, PortRequest
+from oakum.network.due import anything_due
 from oakum.network.protocol import DEFAULT_NETWORK, Network, NetworkInfo
 from oakum.network.settings import NetworkSettings, has_configuration
 
@@ -121,6 +122,35 @@ class ChosenNetwork:
             options=options,
         )
 
+    def connect(
+        self,
+        sandbox_id: str,
+        netns_path: str,
+        *,
+        network: str,
+        hostname: str = "",
+        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
+    ) -> Attachment:
+        """Attach a sandbox to a further network. May be repeated.
+
+        Raises:
+            FailedPrecondition: this network, or one it is in, is made by CNI plugins, which attach a sandbox once.
+            OakumError: as `setup`.
+        """
+        refused: Network | None = None
+        if self._opened_cni is not None or os.path.exists(self._cni_directory):
+            refused = self.cni if self.cni.attachment(sandbox_id) is not None else None
+        if refused is not None or self._choose(network) is not self.builtin:
+            raise FailedPrecondition(
+                "connect to network",
+                repr(network),
+                "networks of CNI plugins are chosen when a sandbox starts",
+                hint="connect containers to networks made with oakum network create",
+            )
+        return self.builtin.connect(
+            sandbox_id, netns_path, network=network, hostname=hostname, options=options
+        )
+
     def teardown(self, sandbox_id: str) -> None:
         """Detach a sandbox from whoever attached it; succeeds for what is gone. Raises OakumError."""
         for each in self._in_use():
@@ -161,6 +191,12 @@ class ChosenNetwork:
         for each in self._in_use():
             found |= each.usages()
         return found
+
+    def owes(self) -> bool:
+        """Whether anything is owed to a sandbox's networks or names. Raises SystemFailure."""
+        with self._guard:
+            opened = self._opened_builtin
+        return opened.owes() if opened is not None else anything_due(self._database)
 
     def list_networks(self) -> list[NetworkInfo]:
         """All networks; the one that new sandboxes get by default is the first. Raises OakumError."""

@@ -35,8 +35,8 @@ class Neighbour(NamedTuple):
     own: bool = False
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Look at what a container is to be called.
+def check_names(names: Iterable[str], *, shared: bool = True) -> None:
+    """Look at what a container is to be called, and by others where that is `shared` with them.
 
     Raises:
         InvalidArgument: one cannot stand in a hosts file, or means every container itself.
@@ -49,7 +49,7 @@ def check_names(names: Iterable[str]) -> None:
                 "not a host name",
                 hint="letters, digits, '_', '.' and '-', at most 128",
             )
-        if _RESERVED.fullmatch(name.lower()):
+        if shared and _RESERVED.fullmatch(name.lower()):
             raise InvalidArgument(
                 "name container in network", repr(name), "the name means a host itself, everywhere"
             )

@@ -61,7 +61,7 @@ class Places:
         """
         options = request.options
         check_mac(options.mac)
-        check_names((*options.names, *options.aliases))
+        check_names((*options.names, *options.aliases), shared=request.network != DEFAULT_NETWORK)
         network, bridge, warnings = self._bridges.ensure(request.network)
         bindings: Sequence[Binding] | None = None
         if request.ports is not None:
@@ -243,10 +243,10 @@ class Places:
 
     def rename(self, sandbox_id: str, names: Sequence[str]) -> None:
         """Call a sandbox otherwise, in all its places that had names."""
-        check_names(names)
         text = " ".join(names)
         with self._database.change():
             for row in self._database.attachments_of(sandbox_id):
+                check_names(names, shared=row.network != DEFAULT_NETWORK)
                 if row.names and row.names != text:
                     self._database.update_attachment(row._replace(names=text))
                     self._owe_names(row)

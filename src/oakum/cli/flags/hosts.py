@@ -146,7 +146,7 @@ def check_name_server(text: str) -> str:
     return text
 
 
-def check_host_name(text: str) -> str:
+def check_host_name(text: str, option: str = "--hostname") -> str:
     """`text` if it may be a host name: hostname(7), at most 64 bytes (sethostname(2)).
 
     Raises:
@@ -155,7 +155,7 @@ def check_host_name(text: str) -> str:
     allowed = text.isascii() and all(c.isalnum() or c in "-._" for c in text)
     if not text or len(text) > 64 or not allowed or text[0] in "-.":
         raise InvalidArgument(
-            "parse --hostname",
+            f"parse {option}",
             repr(text),
             "not a host name",
             hint="use letters, digits, '-' and '.', at most 64",

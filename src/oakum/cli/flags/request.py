@@ -17,6 +17,7 @@ from oakum.backend.config import (
     Mount,
     NamespaceMode,
     NamespaceOptions,
+    NetworkRequest,
     PortMapping,
     Resources,
     SandboxConfig,
@@ -34,6 +35,8 @@ ANNOTATION_REMOVE: Final = "oakum.cli/remove"
 ANNOTATION_ADDRESS: Final = "dev.oakum.ip"
 ANNOTATION_MAC: Final = "dev.oakum.mac"
 ANNOTATION_STOP_TIMEOUT: Final = "oakum.cli/stop-timeout"
+_DEFAULT: Final = "default"
+_ALONE: Final = ("host", "none")
 _SHM: Final = "/dev/shm"  # noqa: S108 - the container's, where every C library looks for it
 
 
@@ -61,9 +64,11 @@ def build(
     if options["stop_timeout"] is not None:
         annotations[ANNOTATION_STOP_TIMEOUT] = str(options["stop_timeout"])
     labels = words.parse_pairs("--label", options["label"])
+    networks = _networks(options)
     namespaces = _namespaces(options)
     privileged = bool(options["privileged"])
     seccomp = security.seccomp or SecurityProfile(kind="unconfined" if privileged else "runtime_default")
+    aliases = _aliases(options, networks)
     sandbox = SandboxConfig(
         metadata=SandboxMetadata(name=name),
         hostname=_hostname(options, namespaces),
@@ -75,7 +80,9 @@ def build(
         sysctls=words.parse_pairs("--sysctl", options["sysctl"], value_needed=True),
         namespaces=namespaces,
         privileged=privileged,
-        network=options["network"],
+        network=networks[0],
+        network_aliases=aliases,
+        networks=tuple(NetworkRequest(network=network, aliases=aliases) for network in networks[1:]),
         extra_hosts=tuple(hosts.parse_add_host(text) for text in options["add_host"]),
         owner="container",
     )
@@ -147,11 +154,32 @@ def _namespaces(options: Mapping[str, Any]) -> NamespaceOptions:
         # the pod's own init is process 1 then, and reaps; the command is signalled and waited for as ever
         pid = "pod"
     return NamespaceOptions(
-        network="node" if options["network"] == "host" else "pod",
+        network="node" if _networks(options) == ("host",) else "pod",
         pid=pid,
         ipc=mode("ipc", "pod", "shareable"),
         uts=mode("uts", "pod"),
     )
+
+
+def _networks(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The networks that were asked for, the first one first."""
+    chosen: tuple[str, ...] = tuple(dict.fromkeys(options["network"])) or (_DEFAULT,)
+    for alone in _ALONE:
+        if alone in chosen and len(chosen) > 1:
+            raise InvalidArgument("parse --network", alone, "contradicts a further --network")
+    return chosen
+
+
+def _aliases(options: Mapping[str, Any], networks: tuple[str, ...]) -> tuple[str, ...]:
+    aliases = tuple(hosts.check_host_name(text, "--network-alias") for text in options["network_alias"])
+    if aliases and set(networks) <= {_DEFAULT, *_ALONE}:
+        raise InvalidArgument(
+            "parse --network-alias",
+            aliases[0],
+            f"on network {networks[0]} containers do not find each other by name",
+            hint="make a network with oakum network create, and choose it with --network",
+        )
+    return aliases
 
 
 def _hostname(options: Mapping[str, Any], namespaces: NamespaceOptions) -> str:
@@ -173,22 +201,23 @@ def _dns(options: Mapping[str, Any]) -> DnsConfig:
 
 def _address(options: Mapping[str, Any]) -> dict[str, str]:
     """The chosen address and MAC, as annotations of the sandbox."""
-    chosen = {ANNOTATION_ADDRESS: options.get("ip"), ANNOTATION_MAC: options.get("mac_address")}
+    addresses = ",".join(filter(None, (options.get("ip"), options.get("ip6"))))
+    chosen = {ANNOTATION_ADDRESS: addresses, ANNOTATION_MAC: options.get("mac_address")}
     found = {name: str(value) for name, value in chosen.items() if value}
-    if found and options["network"] in ("host", "none"):
-        raise InvalidArgument(
-            "parse option", "--ip, --mac-address", f"contradicts --network {options['network']}"
-        )
+    network = _networks(options)[0]
+    if found and network in _ALONE:
+        raise InvalidArgument("parse option", "--ip, --mac-address", f"contradicts --network {network}")
     return found
 
 
 def _ports(options: Mapping[str, Any]) -> tuple[PortMapping, ...]:
     ports = [mapping for text in options["publish"] for mapping in hosts.parse_publish(text)]
-    if ports and options["network"] in ("host", "none"):
+    network = _networks(options)[0]
+    if ports and network in _ALONE:
         raise InvalidArgument(
             "parse --publish",
             repr(options["publish"][0]),
-            f"contradicts --network {options['network']}",
+            f"contradicts --network {network}",
             hint="ports are published from networks of containers only",
         )
     return hosts.assign_free_ports(ports)

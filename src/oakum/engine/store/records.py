@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from oakum.backend.config import ContainerConfig, Resources, SandboxConfig, Struct
+from oakum.backend.config import ContainerConfig, NetworkRequest, Resources, SandboxConfig, Struct
 from oakum.backend.status import ContainerUser
 
 SandboxPhase = Literal["creating", "ready", "stopping", "stopped", "removing"]
@@ -22,6 +22,7 @@ class SandboxRecord(Struct, frozen=True, kw_only=True):
     """A sandbox. `boot_id`, `shim_pid`, `shim_start` say whether its shim can still be the one we started.
 
     `runtime_path` is the program of its handler, "" for the built-in runtime: its containers keep to it.
+    `networks` is what connecting and disconnecting has made of those in its configuration; None while nothing has.
     """
 
     id: str
@@ -42,6 +43,7 @@ class SandboxRecord(Struct, frozen=True, kw_only=True):
     interface: str = ""
     host_interface: str = ""
     warnings: tuple[str, ...] = ()
+    networks: tuple[NetworkRequest, ...] | None = None
 
 
 class ExitFacts(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether network.db says that anything is owed to a sandbox. Asked by every command, so it loads nothing else."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+from oakum.errors import SystemFailure
+
+_OLDER = "no such table"
+
+
+def anything_due(database: str) -> bool:
+    """Whether the database at this path is there and something is owed. Raises SystemFailure."""
+    if not os.path.exists(database):
+        return False
+    try:
+        connection = sqlite3.connect(database, timeout=60.0)
+        try:
+            return connection.execute("SELECT 1 FROM due LIMIT 1").fetchone() is not None
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        if _OLDER in str(error):
+            return False  # made by an older version, which owed nothing
+        raise SystemFailure("read network database", database, str(error)) from error
