@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -52,7 +52,11 @@ def wanted(record: SandboxRecord) -> tuple[NetworkRequest, ...]:
 def _options(record: SandboxRecord, request: NetworkRequest, names: tuple[str, ...]) -> AttachmentOptions:
     options = attachment_options(record.config, record.cgroup_path)
     return options._replace(
-        addresses=request.addresses, mac=request.mac, names=names, aliases=request.aliases if names else ()
+        addresses=request.addresses,
+        mac=request.mac,
+        names=names,
+        aliases=request.aliases if names else (),
+        relay=True,
     )
 
 
@@ -95,6 +99,32 @@ def begin(context: Context, record: SandboxRecord, hostname: str) -> Callable[[]
         return first
 
     return rest
+
+
+def relay(context: Context, record: SandboxRecord) -> None:
+    """Have the pod's shim carry what comes to its ports on ::1, from where the kernel forwards nothing.
+
+    Raises:
+        AlreadyExists: a process of the host has such a port.
+        SystemFailure: the kernel refuses.
+    """
+    if not any(mapping.host_ip for mapping in record.config.port_mappings):
+        return
+    if not os.path.exists(context.layout.network_database):
+        return
+    wanted = context.network.builtin.relayed(record.id)
+    if not wanted:
+        return
+    from oakum.network.ports import listen  # hardly a pod has such a port
+    from oakum.shim.client import Route, ShimClient
+
+    with ExitStack() as open_sockets, ShimClient.connect(context.layout.pod(record.id)) as client:
+        listening = [open_sockets.enter_context(listen(binding)) for binding, _ in wanted]
+        routes = [
+            Route(binding.protocol, tuple((address, binding.container_port) for address in addresses))
+            for binding, addresses in wanted
+        ]
+        client.relay(routes, tuple(sock.fileno() for sock in listening))
 
 
 def _netns(context: Context, record: SandboxRecord) -> str:
@@ -250,6 +280,7 @@ def settle(context: Context, record: SandboxRecord, hostname: str) -> str:
 def _finish(context: Context, record: SandboxRecord) -> None:
     """Write down what a sandbox's first address is now, and all hosts files that this concerns."""
     builtin = context.network.builtin
+    relay(context, record)
     write_names(context, own=record.id)
     places = builtin.attachments_of(record.id)
     context.store.update_sandbox(

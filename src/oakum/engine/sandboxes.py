@@ -177,6 +177,7 @@ class Sandboxes:
         finally:
             pid = shim.pid()
         attachment = attach() if attach is not None else None
+        networks.relay(self._context, record)
         addresses = attachment.addresses if attachment else ()
         pods.write_files(
             layout.sandbox(record.id),

@@ -107,8 +107,12 @@ def _connect_until(sock: socket.socket, address: str, timeout_s: float) -> None:
 
 def accept(listener: Socket) -> Socket:
     """The next connection, blocking. Raises OSError (BlockingIOError when there is none)."""
-    fd, _ = _accept(listener)
-    return adopt(fd)
+    return adopt(accept_fd(listener))
+
+
+def accept_fd(listener: Socket) -> int:
+    """As `accept`, for sockets of any kind: the connection's descriptor."""
+    return _accept(listener)[0]
 
 
 def adopt(fd: int) -> Socket:

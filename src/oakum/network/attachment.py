@@ -40,7 +40,8 @@ class AttachmentOptions(NamedTuple):
     """What a sandbox wants of its network beyond ports; empty and 0 mean "not said".
 
     Rates are bits a second as the sandbox sees them: `ingress` is what it receives. `names` (host name, name, short id)
-    and `aliases` are what others of a network find it by; without names it is not found. `dns_*`, `pod_*`, `annotations`,
+    and `aliases` are what others of a network find it by; without names it is not found. `relay` says that the
+    caller carries what comes to ports on ::1. `dns_*`, `pod_*`, `annotations`,
     `cgroup_path`, `device_id`, `infiniband_guid` and `arguments` are for CNI plugins.
     """
 
@@ -61,6 +62,7 @@ class AttachmentOptions(NamedTuple):
     arguments: dict[str, str] = {}
     names: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    relay: bool = False
 
 
 class Attachment(NamedTuple):

@@ -162,6 +162,11 @@ class BuiltinNetwork:
         with self._guard:
             return self._database.bindings(sandbox_id)
 
+    def relayed(self, sandbox_id: str) -> list[tuple[Binding, tuple[str, ...]]]:
+        """A sandbox's ports on ::1, and the addresses that somebody has to carry them to. Raises SystemFailure."""
+        with self._guard:
+            return self._parts.relayed(sandbox_id)
+
     def usage(self, sandbox_id: str) -> InterfaceCounters | None:
         """The traffic of a sandbox as seen from inside; None when it is not attached. Raises SystemFailure."""
         with self._guard:

@@ -78,6 +78,15 @@ class Parts:
             return []
         return self._lead_to(self.database.attachments_of(sandbox_id), bindings, self.database.networks())
 
+    def relayed(self, sandbox_id: str) -> list[tuple[Binding, tuple[str, ...]]]:
+        """A sandbox's ports on ::1, and its addresses, IPv6 first where it has it."""
+        bindings = [binding for binding in self.database.bindings(sandbox_id) if binding.is_relayed]
+        if not bindings:
+            return []
+        addresses = self._addresses(self.database.attachments_of(sandbox_id), self.database.networks())
+        targets = tuple(addresses[version] for version in (6, 4) if version in addresses)
+        return [(binding, targets) for binding in bindings]
+
     def leader(self, rows: Sequence[AttachmentRow], version: int) -> AttachmentRow | None:
         """Which of a sandbox's places everything else goes through, in one family."""
         return _leader(rows, version, {network.name: network for network in self.database.networks()})
@@ -85,6 +94,15 @@ class Parts:
     def _lead_to(
         self, rows: Sequence[AttachmentRow], bindings: Sequence[Binding], networks: Sequence[NetworkRow]
     ) -> list[PublishedPort]:
+        by_version = self._addresses(rows, networks)
+        return [
+            PublishedPort(binding, by_version[binding.version])
+            for binding in bindings
+            if binding.version in by_version and not binding.is_relayed
+        ]
+
+    def _addresses(self, rows: Sequence[AttachmentRow], networks: Sequence[NetworkRow]) -> dict[int, str]:
+        """Where ports lead, for each family that a sandbox has."""
         by_name = {network.name: network for network in networks}
         by_version: dict[int, str] = {}
         for version in (4, 6):
@@ -94,11 +112,7 @@ class Parts:
                 subnet = network.subnet4 if version == 4 else network.subnet6
                 if subnet is not None:
                     by_version[version] = str(links.interface_at(subnet, leader.offset).ip)
-        return [
-            PublishedPort(binding, by_version[binding.version])
-            for binding in bindings
-            if binding.version in by_version
-        ]
+        return by_version
 
 
 def _leader(

@@ -65,7 +65,9 @@ class Places:
         network, bridge, warnings = self._bridges.ensure(request.network)
         bindings: Sequence[Binding] | None = None
         if request.ports is not None:
-            bindings = plan_bindings(request.ports, with_ipv6=network.subnet6 is not None)
+            bindings = plan_bindings(
+                request.ports, with_ipv6=network.subnet6 is not None, with_relay=options.relay
+            )
         wanted = AttachmentRow(
             request.sandbox_id,
             network.name,

@@ -52,7 +52,7 @@ def cleanup_directory(directory: str, cgroup_path: str) -> None:
         if lock_fd >= 0:
             _refuse_if_alive(lock_fd, directory)
         for name in noted(directory):
-            _end_noted(directory, name)
+            end_noted(directory, name)
         if cgroup_path:
             remove_cgroup(cgroup_path)
         remove_entries(directory)
@@ -135,7 +135,8 @@ def start_time(pid: int) -> int:
         return 0
 
 
-def _end_noted(directory: str, name: str) -> None:
+def end_noted(directory: str, name: str) -> None:
+    """Kill a noted process, wait until it is dead, and forget it. Raises SystemFailure, DeadlineExceeded."""
     path = os.path.join(directory, PROCESSES_NAME, name)
     try:
         with open(path, "rb") as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from oakum.linux.fd import Fd
 from oakum.model.exits import ExitRecord
 from oakum.shim import wire
 from oakum.shim.cleanup import cleanup_directory
+from oakum.shim.relay import Route
 from oakum.shim.requests import ContainerRequest, ContainerState, Created, ExecRequest, SandboxRequest
 from oakum.shim.starter import Spawning, ensure_zygote
 
@@ -27,6 +29,7 @@ __all__ = [
     "Created",
     "Exec",
     "ExecRequest",
+    "Route",
     "SandboxRequest",
     "ShimClient",
     "cleanup_directory",
@@ -283,6 +286,14 @@ class ShimClient:
     def containers(self) -> list[ContainerState]:
         """Every container the shim knows."""
         return [ContainerState.from_dict(item) for item in self.call({"op": "containers"}).value]
+
+    def relay(self, routes: Sequence[Route], fds: tuple[int, ...]) -> bool:
+        """Have what comes to these listening (borrowed) sockets carried along `routes`, and nothing else from now on.
+
+        Whether that is new. Raises SystemFailure.
+        """
+        answer = self.call({"op": "relay", "routes": [route.to_list() for route in routes]}, fds)
+        return bool(answer.value["changed"])
 
     def shutdown(self) -> None:
         """End the sandbox: containers, namespaces, mounts, cgroups, the shim itself. Succeeds when it is gone."""

@@ -26,6 +26,7 @@ from oakum.shim.foreign_container import ForeignContainer
 from oakum.shim.handover import END, HANDED_OVER, OVER, Left, Parcel, State
 from oakum.shim.loop import Loop, report
 from oakum.shim.pod import Makers, Pod
+from oakum.shim.relays import Relays
 from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
 from oakum.shim.waiting import answer_when_over
 
@@ -69,6 +70,7 @@ def _state(
         "init_pid": init_pid,
         "containers": containers,
         "client": -1,
+        "relay": [0, []],
     }
 
 
@@ -205,6 +207,7 @@ class Supervisor:
         self._containers: dict[str, Container] = {}
         self._listener = listener
         self._pod = Pod(request.directory, request.create_namespaces, makers)
+        self._relays = Relays(self._pod, request.sandbox_id, self._shim_pid)
         self._init_pid = 0
         self._stopping: list[Connection] = []
         self._ended = False
@@ -229,6 +232,7 @@ class Supervisor:
             "reopen_log": self._reopen_log,
             "delete": self._delete,
             "containers": self._list,
+            "relay": self._relay,
             "shutdown": self._shutdown,
         }
 
@@ -273,13 +277,16 @@ class Supervisor:
             init_pid = self._init_pid
             parcel.expect(init_pid)
         containers = [container.pack(parcel) for container in self._containers.values()]
-        parcel.send(self._link, _state(self._request, parcel, self._lock_fd, init_pid, containers))
+        state = _state(self._request, parcel, self._lock_fd, init_pid, containers)
+        state["relay"] = self._relays.pack(parcel)
+        parcel.send(self._link, state)
 
     def unpack(self, state: State, left: Left) -> None:
         """Have the containers that another supervisor had."""
         self._init_pid = state["init_pid"]
         if self._init_pid:
             self._pod.expect(self._init_pid, self._init_ended)
+        self._relays.unpack(state["relay"])
         for values in state["containers"]:
             request = ContainerRequest.from_dict(values["request"])
             container = _kind(request)(self._loop, request, self._pod, self._gone)
@@ -291,6 +298,7 @@ class Supervisor:
     def _tear_down(self) -> list[OakumError]:
         if self._pod.expects(self._init_pid):
             os.kill(self._init_pid, signal.SIGKILL)
+        self._relays.end()
         self._loop.watch(self._listener.fileno())
         self._listener.close()
         errors = _remove(self._request)
@@ -506,6 +514,9 @@ class Supervisor:
 
     def _list(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
         connection.answer([container.describe().to_dict() for container in self._containers.values()])
+
+    def _relay(self, connection: Connection, request: dict[str, Any], fds: list[int]) -> None:
+        connection.answer({"changed": self._relays.replace(request["routes"], fds)})
 
 
 def _kind(request: ContainerRequest) -> type[Container]:
