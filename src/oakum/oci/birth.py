@@ -30,12 +30,22 @@ class Nothing:
 
 
 def clone(
-    flags: int, pid_namespace_fd: int | None, body: Callable[[], int], cgroup_fd: int | None
+    flags: int,
+    pid_namespace_fd: int | None,
+    body: Callable[[], int],
+    cgroup_fd: int | None,
+    *,
+    last: bool = False,
 ) -> tuple[int, Fd]:
-    """Clone a child that runs `body`, into the PID namespace and the v2 cgroup given; its pid and pidfd. Raises SystemFailure."""
+    """Clone a child that runs `body`, into the PID namespace and the v2 cgroup given; its pid and pidfd.
+
+    The `last` child of this process leaves it where it cannot make others. Raises SystemFailure.
+    """
     own: Fd | None = None
     try:
-        if pid_namespace_fd is not None:
+        if pid_namespace_fd is not None and last:
+            ns.setns(pid_namespace_fd, ns.CLONE_NEWPID, target="pid namespace")
+        elif pid_namespace_fd is not None:
             # Children are born into the joined PID namespace; ours is set back right after.
             own = Fd(os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC))
             ns.setns(pid_namespace_fd, ns.CLONE_NEWPID, target="pid namespace")
@@ -76,7 +86,7 @@ def clone_after_joining(
                     ns.setns(fd, ns.FLAGS[kind])
                 except OSError as failure:
                     raise SystemFailure.from_os_error(failure, "setns", f"{kind} namespace") from failure
-            pid, pidfd = clone(flags | proc.CLONE_PARENT, pid_namespace_fd, body, cgroup_fd)
+            pid, pidfd = clone(flags | proc.CLONE_PARENT, pid_namespace_fd, body, cgroup_fd, last=True)
             with pidfd:
                 theirs.send("cloned", {"pid": pid}, (pidfd.fileno(),))
 

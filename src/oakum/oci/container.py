@@ -24,8 +24,6 @@ from oakum.errors import (
 from oakum.linux import namespaces as ns
 from oakum.linux import process as proc
 from oakum.linux.fd import Fd
-from oakum.linux.libc import call_name
-from oakum.linux.procfs import open_private_proc
 from oakum.model.light import TYPE_CHECKING, NamedTuple, signal
 from oakum.model.rootfs import RootfsSource
 from oakum.oci import execution, init, rootfs
@@ -37,6 +35,14 @@ from oakum.oci.gate import Gate
 from oakum.oci.handover import Handover, guard
 from oakum.oci.mappings import write_mappings
 from oakum.oci.plan import Plan, make_plan
+from oakum.oci.rights import (
+    check_rights,
+    clone_without_rights,
+    has_rights,
+    open_proc,
+    other_namespaces,
+    same_namespace,
+)
 from oakum.oci.spec import Hooks, Linux, LinuxResources, Process, Spec
 from oakum.oci.wire import Channel
 
@@ -282,10 +288,11 @@ def create(request: CreateRequest) -> InitProcess:
     credentials = plan_credentials(
         process, request.seccomp_bpf, own_user_namespace=user_namespace, seccomp_flags=request.seccomp_flags
     )
+    check_rights(plan, user_namespace=user_namespace)
     hooks: Hooks = (spec.get("hooks") or {}) if request.hooks else {}
     held = _Held()
     try:
-        proc_fd = held.keep(_open_proc())
+        proc_fd = held.keep(open_proc())
         job = init.InitJob(
             spec=spec,
             plan=plan,
@@ -318,7 +325,7 @@ def create(request: CreateRequest) -> InitProcess:
             hooked=request.hooks,
             container_hooks=tuple(hooks.get("createContainer") or ()),
         )
-        if user_namespace or plan.has_id_maps:
+        if (user_namespace or plan.has_id_maps) and has_rights():
             job = job._replace(opened=_open_for_child(job, held))
         return _launch(job, layout, cgroup_path, proc.CLONE_PARENT if request.for_parent else 0)
     finally:
@@ -338,13 +345,13 @@ def spawn_exec(request: ExecRequest) -> ExecProcess:
     held = _Held()
     try:
         pidfd = held.keep(_open_pidfd(request.container_pid))
-        own_user = _same_namespace(request.container_pid, "user")
+        own_user = same_namespace(request.container_pid, "user")
         flags = _EXEC_NAMESPACES | (0 if own_user else ns.CLONE_NEWUSER)
-        if os.path.exists("/proc/self/ns/time") and not _same_namespace(request.container_pid, "time"):
+        if os.path.exists("/proc/self/ns/time") and not same_namespace(request.container_pid, "time"):
             flags |= ns.CLONE_NEWTIME
         job = execution.ExecJob(
             container_pidfd=pidfd,
-            namespace_flags=flags,
+            namespace_flags=flags if has_rights() else other_namespaces(request.container_pid, flags),
             in_user_namespace=not own_user,
             stdio=request.stdio,
             cgroup_fds=(),
@@ -360,7 +367,7 @@ def spawn_exec(request: ExecRequest) -> ExecProcess:
                 user=request.user,
                 extra_groups=request.extra_groups,
                 strict_groups=request.strict_groups,
-                proc_fd=held.keep(_open_proc()),
+                proc_fd=held.keep(open_proc()),
                 new_cgroup_namespace=False,
                 create_cwd=False,
                 wait_for_start=False,
@@ -532,13 +539,6 @@ def _wants_cgroup_mount(spec: Spec) -> bool:
     return any((mount.get("type") or "") in ("cgroup", "cgroup2") for mount in spec.get("mounts") or [])
 
 
-def _open_proc() -> Fd:
-    try:
-        return open_private_proc()
-    except OSError as failure:
-        raise SystemFailure.from_os_error(failure, call_name(failure) or "fsopen", "proc") from failure
-
-
 def _open_pidfd(pid: int) -> Fd:
     try:
         return proc.pidfd_open(pid)
@@ -550,16 +550,6 @@ def _open_pidfd(pid: int) -> Fd:
         raise SystemFailure.from_os_error(failure, "pidfd_open", f"pid {pid}") from failure
 
 
-def _same_namespace(pid: int, name: str) -> bool:
-    try:
-        theirs, ours = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")
-    except OSError as failure:
-        raise FailedPrecondition(
-            "exec in container", f"pid {pid}", "the container's process has ended"
-        ) from failure
-    return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
-
-
 def _clone_exec(
     request: ExecRequest, pid_namespace_fd: int, make_body: Callable[[tuple[Fd, ...]], Callable[[], int]]
 ) -> tuple[int, Fd]:
@@ -569,6 +559,8 @@ def _clone_exec(
     where the container's first process is.
     """
     parentage = proc.CLONE_PARENT if request.for_parent else 0
+    if not has_rights():
+        return clone_without_rights(request, parentage, pid_namespace_fd, make_body)
     if not request.cgroup_path:
         return clone(parentage, pid_namespace_fd, make_body(()), None)
     layout = detect_layout()

@@ -52,6 +52,8 @@ def run(job: InitJob, channel: Channel) -> NoReturn:
     if not job.mapped_by_parent:
         warnings = credentials.set_oom_score_adj(job.handover.credentials, job.handover.proc_fd)
     _enter_namespaces(job, channel)
+    if job.in_user_namespace and "pid" in job.plan.create:
+        _take_own_proc(job)
     _name_host(job)
     cgroup = _CgroupGate(channel, needed=job.has_cgroup)
     console, state = _build_root(job, cgroup, channel)
@@ -61,6 +63,15 @@ def run(job: InitJob, channel: Channel) -> NoReturn:
     elif console is not None:
         take_console(console[1])
     hand_over(job.handover._replace(state=state), channel, console[0] if console else None, warnings)
+
+
+def _take_own_proc(job: InitJob) -> None:
+    """Where the parent could only give the host's proc: one of the new PID namespace, attached nowhere."""
+    if job.opened is not None:
+        return
+    proc = procfs.open_private_proc()
+    os.dup2(proc.fileno(), job.handover.proc_fd, inheritable=False)
+    proc.close()
 
 
 class _CgroupGate:

@@ -10,7 +10,7 @@ from oakum.cli.oci.arguments import Parsed, Usage, parse
 from oakum.cli.oci.call import Call
 from oakum.cli.oci.log import JSON, TEXT, Caller
 from oakum.cli.oci.table import COMMANDS, DEFAULT_ROOT, GLOBAL, HELP, Command
-from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure
+from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, PermissionDenied, SystemFailure
 from oakum.model.light import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def _run(name: str, command: Command, given: Parsed, caller: Caller, *, sealed: 
         sys.stdout.write(command_help(name, command))
         caller.error(str(wrong))
         return 1
-    call = Call(given.text("root") or _default_root(), caller, parsed, given)
     from oakum.cli.oci.systemd import offer
 
     offer()
     try:
+        call = Call(given.text("root") or _default_root(), caller, parsed, given)
         _guard(name, parsed, sealed=sealed)
         return function_of(command)(call)
     except OakumError as failure:
@@ -134,7 +134,22 @@ def _guard(name: str, parsed: Parsed, *, sealed: bool) -> None:
 
 
 def _default_root() -> str:
-    if os.geteuid() == 0:
+    """The state directory where none is named. Raises PermissionDenied."""
+    uid = os.geteuid()
+    if uid == 0:
         return DEFAULT_ROOT
-    directory = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/oakum-{os.getuid()}"  # noqa: S108 - made 0700, by its owner
-    return f"{directory}/oakum/oci"
+    if directory := os.environ.get("XDG_RUNTIME_DIR"):
+        return f"{directory}/oakum/oci"
+    directory = f"/tmp/oakum-{uid}"  # noqa: S108 - its owner is checked
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        found = os.lstat(directory)
+        if found.st_uid != uid or found.st_mode & 0o170077 != 0o040000:
+            raise PermissionDenied(
+                "use state directory",
+                directory,
+                "it is not ours alone",
+                hint="set XDG_RUNTIME_DIR, or name a directory by --root",
+            ) from None
+    return f"{directory}/oci"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from oakum.cli.oci.call import Call
-from oakum.errors import Unimplemented
+from oakum.errors import InvalidArgument, Unimplemented
 from oakum.model.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,8 +29,17 @@ def _create_options(call: Call, **changes: Any) -> Any:
         preserve_fds=a.number("preserve-fds"),
         new_keyring=not a.flag("no-new-keyring"),
         systemd_cgroup=call.globals.flag("systemd-cgroup"),
+        rootless=_rootless(call.globals.text("rootless")),
         **changes,
     )
+
+
+def _rootless(text: str) -> bool | None:
+    if text in ("", "auto"):
+        return None
+    if text.lower() in ("true", "false", "1", "0"):
+        return text.lower() in ("true", "1")
+    raise InvalidArgument("read command line", f"--rootless {text}", "neither true nor false nor auto")
 
 
 def compiler(root: str) -> CompileFilter:

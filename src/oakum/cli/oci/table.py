@@ -23,7 +23,7 @@ GLOBAL: Final = (
     ("text", ("root",), f"the state directory (default: {DEFAULT_ROOT})"),
     ("text", ("criu",), "the program for checkpoints (default: criu)"),
     ("flag", ("systemd-cgroup",), "have systemd manage control groups; cgroupsPath is slice:prefix:name"),
-    ("text", ("rootless",), "ignored"),
+    ("text", ("rootless",), "true, false or auto (default): do without control groups that belong to others"),
     ("flag", ("help", "h"), "show help"),
     ("flag", ("version", "v"), "print the version"),
 )

@@ -50,7 +50,14 @@ class Container:
 
     @property
     def cgroup(self) -> Cgroup:
-        """Its control group; there whatever became of it."""
+        """Its control group; there whatever became of it. Raises FailedPrecondition where it never had one."""
+        if not self.record.cgroup_path:
+            raise FailedPrecondition(
+                "use control group",
+                self.id,
+                "the container has none",
+                hint="it was made without root's rights, and none was delegated",
+            )
         return Cgroup(detect_layout(), self.record.cgroup_path)
 
     def alive(self) -> bool:
@@ -139,7 +146,8 @@ class Container:
             raise SystemFailure.from_os_error(failure, "signal", f"container {self.id}") from failure
         if number == signal.SIGKILL:
             if not self.has_own_pids():
-                self._kill_all(number)
+                if self.record.cgroup_path:
+                    self._kill_all(number)
             elif self._frozen():
                 self.cgroup.thaw()  # a frozen process of cgroup v1 dies only when it is thawed
 
@@ -156,6 +164,9 @@ class Container:
         return pidfd
 
     def _kill_all(self, number: int) -> None:
+        if not self.record.cgroup_path and self.has_own_pids() and number == signal.SIGKILL:
+            self.kill(number)  # all others end with it
+            return
         group = self.cgroup
         if number == signal.SIGKILL:
             group.kill_all()

@@ -21,6 +21,7 @@ from oakum.oci.container import create as clone_container
 from oakum.oci.gate import Gate
 from oakum.oci.hooks import run_hooks
 from oakum.oci.plan import DEFAULT_DEVICES
+from oakum.oci.rights import delegated_path, has_rights, in_user_namespace
 from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy, end
 from oakum.oci.runtime.state import Directory, Record, start_ticks
 from oakum.oci.runtime.units import units
@@ -44,6 +45,7 @@ _TERMINALS: Final = (136, -1)  # all of /dev/pts
 class CreateOptions(NamedTuple):
     """How a container is made; paths "" where they are not wanted.
 
+    `rootless` None: found out; then control groups that are not ours are done without.
     With `detach` it waits for its start in the state directory; else the caller starts it and stays its parent.
     """
 
@@ -56,6 +58,7 @@ class CreateOptions(NamedTuple):
     preserve_fds: int = 0
     new_keyring: bool = True
     systemd_cgroup: bool = False
+    rootless: bool | None = None
 
 
 class Created(NamedTuple):
@@ -108,6 +111,9 @@ def create(root: str, container_id: str, options: CreateOptions) -> Created:
     if options.systemd_cgroup and Cgroup(detect_layout(), wanted).processes():
         # Before anything of ours is in it: undoing would end the one who has it.
         raise AlreadyExists("create container", f"unit {os.path.basename(wanted)}", "already has processes")
+    if options.rootless or (options.rootless is None and (not has_rights() or in_user_namespace())):
+        linux["cgroupsPath"], linux["resources"] = delegated_path(wanted, linux.get("resources") or {})
+        wanted = linux["cgroupsPath"]
     _allow_default_devices(spec)
     program, flags = _filter(spec, options)
     record = Record(
