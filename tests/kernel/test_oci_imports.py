@@ -65,7 +65,7 @@ _MAKING = _ASKING | frozenset(
 )
 _LIGHT_PACKAGES = ("oakum.cli.oci", "oakum.errors", "oakum.linux", "oakum.model", "oakum.oci")
 # Modules of ours. One more is a decision: it costs each container what a small file, its code and its functions cost.
-_MOST_ASKING, _MOST_MAKING = 32, 68
+_MOST_ASKING, _MOST_MAKING = 32, 70
 
 
 @pytest.fixture
