@@ -140,11 +140,12 @@ def lab(directories: Directories, tmp_path: Path) -> Iterator[Lab]:
         yield made
 
 
-def test_the_containers_of_a_pod_in_a_slice_are_scopes(lab: Lab) -> None:
+@pytest.mark.parametrize("handler", ["oakum", "runc", "crun"])
+def test_the_containers_of_a_pod_in_a_slice_are_scopes(lab: Lab, handler: str) -> None:
     assert lab.cri.cgroup_driver() == "systemd"
     parent = "kubepods-besteffort-podabc.slice"
     group = "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podabc.slice"
-    with lab.pod("sliced", cgroup_parent=parent) as pod:
+    with lab.pod("sliced", handler=handler, cgroup_parent=parent) as pod:
         limited = Resources(memory_limit_bytes=64 * _MIB, cpu_shares=2048)
         container = lab.started(pod, resources=limited)
         unit = f"oakum-{container}.scope"

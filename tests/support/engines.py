@@ -49,9 +49,9 @@ class Lab(NamedTuple):
         return ContainerConfig(metadata=ContainerMetadata(name=name), **{**config, **fields})
 
     @contextmanager
-    def pod(self, name: str, **fields: Any) -> Iterator[str]:
+    def pod(self, name: str, *, handler: str = "", **fields: Any) -> Iterator[str]:
         """A pod that is removed in the end."""
-        sandbox_id = self.cri.run_sandbox(self.sandbox(name, **fields))
+        sandbox_id = self.cri.run_sandbox(self.sandbox(name, **fields), runtime_handler=handler)
         try:
             yield sandbox_id
         finally:

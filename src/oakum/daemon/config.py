@@ -31,7 +31,7 @@
     idle_timeout_s = 14400         # a stream on which nothing moves for so long is ended; 0: never
 
     [runtimes]                     # runtime handlers: NAME = path of a program with runc's command line
-    kata = "/usr/bin/kata-runtime"
+    runc-next = "/opt/runc/bin/runc"
     crun = ""                      # runc and crun are found by themselves; "" turns one off
 
     [docker]                       # with a host, pods may ask for the handlers docker, runc ...

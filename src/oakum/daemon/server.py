@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from oakum.api.cri.calls import Calls
     from oakum.api.cri.rpc.streams import Streams
     from oakum.backend.protocols import ImageBackend, RuntimeBackend
+    from oakum.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +75,8 @@ def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
             cgroup_driver=config.cgroup_driver,
             runtimes=config.runtimes,
         ) as engine:
-            for line in engine.handler_problems():
-                log.warning("runtime handler left out", extra={"fields": {"what": line}})
+            # beside: programs are asked, and one that hangs must keep nobody waiting
+            threading.Thread(target=_tell_of_handlers, args=(engine,), daemon=True).start()
             for line in engine.recover_fully():
                 log.info("recovered", extra={"fields": {"what": line}})
             settings = network or from_environment(os.environ)
@@ -97,6 +99,11 @@ def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
         # Threads that wait (for an exec without a limit, say) would hold the process: they have nothing to lose.
         sys.stderr.flush()
         os._exit(0)
+
+
+def _tell_of_handlers(engine: Engine) -> None:
+    for line in engine.handler_problems():
+        log.warning("runtime handler left out", extra={"fields": {"what": line}})
 
 
 class Daemon:

@@ -8,8 +8,8 @@ server's configuration or in OAKUM_RUNTIMES. Owns no containers: their shims cal
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
-from functools import cache
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,7 +21,10 @@ BUILT_IN: Final = "oakum"
 KNOWN: Final = ("runc", "crun")
 
 _DIRECTORIES: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_QUESTION_TIMEOUT_S: Final = 10.0
+_QUESTION_TIMEOUT_S: Final = 5.0
+_NO_ANSWER: Final = f"no answer within {_QUESTION_TIMEOUT_S:g} s"
+# A machine that was too busy to answer may have found the time; one that is asked for its health has not for this.
+_ASK_AGAIN_S: Final = 300.0
 _SAID_MAX: Final = 200
 
 
@@ -35,6 +38,10 @@ class Abilities(NamedTuple):
     def recursive_read_only(self) -> bool:
         """Whether it can make a mount read-only with all below it."""
         return "rro" in self.mount_options
+
+
+# A program by path and version → when it was asked, and what it said.
+_asked: dict[tuple[str, int, int, int, int], tuple[float, Abilities]] = {}
 
 
 class _Features(msgspec.Struct):
@@ -114,16 +121,21 @@ def check(configured: Mapping[str, str], source: str) -> dict[str, str]:
 
 
 def abilities_of(path: str) -> Abilities:
-    """What the program at `path` can do; asked once for every version of it that lies there."""
+    """What the program at `path` can do; asked once for every version of it, and again after a while where it failed."""
     if why := _missing(path):
         return Abilities(why)
     status = os.stat(path)
-    return _ask(path, (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
+    version = path, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+    known = _asked.get(version)
+    if known is None or (known[1].problem and time.monotonic() - known[0] > _ASK_AGAIN_S):
+        known = _asked[version] = time.monotonic(), _ask(path)
+    return known[1]
 
 
-@cache
-def _ask(path: str, _version: tuple[int, int, int, int]) -> Abilities:
+def _ask(path: str) -> Abilities:
     failure, answer = _run(path, "features")
+    if failure.endswith(_NO_ANSWER):
+        return Abilities(failure)
     if failure:
         # Older ones have no such command. What they do not say they can, they cannot.
         failure, _ = _run(path, "--version")
@@ -149,7 +161,7 @@ def _run(path: str, argument: str) -> tuple[str, bytes]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer to {argument} within {_QUESTION_TIMEOUT_S:g} s", b""
+        return f"{argument}: {_NO_ANSWER}", b""
     except OSError as error:
         return f"it does not run: {error.strerror or error}", b""
     if done.returncode:

@@ -34,7 +34,7 @@ tls_cert = "/etc/c.pem"
 tls_key = "/etc/k.pem"
 idle_timeout_s = 60
 [runtimes]
-kata = "/opt/kata"
+other = "/opt/other"
 crun = ""
 """
 
@@ -51,7 +51,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert (config.log.level, config.log.format) == ("debug", "json")
     assert config.cri_sockets() == ("/srv/a.sock", "/srv/b.sock")
     assert (config.cri.namespace, config.cri.socket_mode) == ("kube", "0600")
-    assert config.runtimes == {"kata": "/opt/kata", "crun": ""}
+    assert config.runtimes == {"other": "/opt/other", "crun": ""}
     assert StreamingConfig(**structs.asdict(config.streaming)) == (
         "::1",
         10010,
@@ -103,7 +103,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ("[cri]\nnamespace = 'K8S'", "K8S"),
         ("[cri]\nlisten = ['tcp://127.0.0.1:1']", "tcp://127.0.0.1:1"),
         ("[cri]\nlisten = ['unix:///x', '/x']", "twice"),
-        ("[runtimes]\nkata = 'kata'", "'kata', is not absolute"),
+        ("[runtimes]\nother = 'other'", "'other', is not absolute"),
         ("[runtimes]\noakum = '/x'", "built in"),
         ("\n\nroot = x", "line 3"),
         ("\xff = 1", "config.toml"),

@@ -66,9 +66,32 @@ def test_abilities_are_what_the_program_says(programs: Path) -> None:
     assert abilities_of(program(programs / "able", "exit 1; # now broken")).problem
 
 
+def test_what_failed_is_asked_again_after_a_while(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = program(programs / "late", f"echo >> {programs}/asked; [ -e {programs}/ready ]")
+    assert abilities_of(path).problem
+    (programs / "ready").touch()
+    assert abilities_of(path).problem
+    monkeypatch.setattr(handlers, "_ASK_AGAIN_S", 0.0)
+    assert not abilities_of(path).problem
+    assert not abilities_of(path).problem
+    # features and --version while it failed, features once when it did not
+    assert (programs / "asked").read_text() == "\n" * 3
+
+
+def test_one_that_says_nothing_is_not_waited_for(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers, "_QUESTION_TIMEOUT_S", 0.2)
+    hangs = program(programs / "hangs", "exec /bin/sleep 60")
+    asked = abilities_of(hangs)
+    assert "no answer" in asked.problem
+    assert abilities_of(hangs) is asked  # not asked again
+
+
 def test_names_and_paths_are_checked() -> None:
     assert from_environment({}) == {}
-    assert from_environment({"OAKUM_RUNTIMES": "kata=/opt/kata,crun="}) == {"kata": "/opt/kata", "crun": ""}
+    assert from_environment({"OAKUM_RUNTIMES": "other=/opt/other,crun="}) == {
+        "other": "/opt/other",
+        "crun": "",
+    }
     for name, path in (
         ("", "/x"),
         ("UP", "/x"),
