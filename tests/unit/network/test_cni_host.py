@@ -100,7 +100,7 @@ def test_capabilities_choose_who_is_told_what(box: CniBox) -> None:
     )
     ports = [
         PortMapping(container_port=80, host_port=8080, host_ip="192.0.2.2"),
-        PortMapping(container_port=53, host_port=53, protocol="udp"),
+        PortMapping(container_port=53, host_port=5353, protocol="udp"),
         PortMapping(container_port=9),
     ]
     network = box.network()
@@ -109,7 +109,7 @@ def test_capabilities_choose_who_is_told_what(box: CniBox) -> None:
     assert first["config"]["runtimeConfig"] == {
         "portMappings": [
             {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "192.0.2.2"},
-            {"hostPort": 53, "containerPort": 53, "protocol": "udp"},
+            {"hostPort": 5353, "containerPort": 53, "protocol": "udp"},
         ],
         "bandwidth": {
             "ingressRate": 1000,
