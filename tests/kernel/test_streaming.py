@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -211,7 +212,7 @@ def test_an_attached_terminal_has_a_size_and_outlives_its_client(lab: Lab, serve
 
 
 @contextmanager
-def serving(lab: Lab, name: str, **fields: object) -> Iterator[tuple[str, str]]:
+def serving(lab: Lab, name: str, **fields: Any) -> Iterator[tuple[str, str]]:
     """A pod with a web server of busybox on port 80, on all its addresses."""
     with lab.pod(name, **fields) as pod:
         script = f"mkdir /www; head -c {SIZE} /dev/zero | tr '\\0' y > /www/big; echo hi > /www/small; "
