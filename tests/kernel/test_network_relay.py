@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from oakum.backend.config import NetworkRequest, PortMapping, SandboxConfig, SandboxMetadata
+from oakum.backend.config import NetworkRequest, PortMapping, Protocol, SandboxConfig, SandboxMetadata
 from oakum.errors import AlreadyExists, InvalidArgument, Unimplemented
 from oakum.linux.netns import inside, open_netns
 from tests.conftest import Directories
@@ -35,8 +35,8 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         return probe.getsockname()[1]
 
 
-def on_loopback(port: int, inner: int = 80, protocol: str = "tcp") -> PortMapping:
-    return PortMapping(container_port=inner, host_port=port, protocol=protocol, host_ip=LOOPBACK)  # type: ignore[arg-type]
+def on_loopback(port: int, inner: int = 80, protocol: Protocol = "tcp") -> PortMapping:
+    return PortMapping(container_port=inner, host_port=port, protocol=protocol, host_ip=LOOPBACK)
 
 
 @contextlib.contextmanager

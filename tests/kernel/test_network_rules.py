@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from oakum.backend.config import PortMapping
 from oakum.errors import SystemFailure
-from oakum.linux.nftables import Nftables
+from oakum.linux.nftables import Nftables, ruleset_generation
 from oakum.network.builtin import BuiltinNetwork
 from tests.kernel.test_network_pods import ONE, TWO, talk
 from tests.support.netlab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab
@@ -157,3 +159,27 @@ def test_what_nft_refuses_is_an_error_that_says_so(lab: Lab) -> None:
             nftables.run("add table inet t\0", operation="add table")
     with pytest.raises(ValueError, match="closed"):
         nftables.run("add table inet t", operation="add table")
+
+
+def test_a_pod_that_comes_or_goes_is_one_transaction_and_no_process(
+    lab: Lab, network: BuiltinNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports = [
+        PortMapping(container_port=80, host_port=8080),
+        PortMapping(container_port=81, host_port=8081, host_ip=HOST4),
+        PortMapping(container_port=53, host_port=5353, protocol="udp"),
+    ]
+    network.setup(TWO, lab.pod().path)
+    pod = lab.pod()
+
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise AssertionError("a process was started")
+
+    for name in ("fork", "posix_spawn", "execve"):
+        monkeypatch.setattr(os, name, refuse)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    before = ruleset_generation()
+    network.setup(ONE, pod.path, port_mappings=ports)
+    assert ruleset_generation() == before + 1
+    network.teardown(ONE)
+    assert ruleset_generation() == before + 2

@@ -41,6 +41,7 @@ class Bridges:
             users: dict[str, list[str]] = {row.name: [] for row in rows}
             for attached in self._parts.database.attachments() if rows else ():
                 users[attached.network].append(attached.sandbox_id)
+            rows.sort(key=lambda row: row.name != DEFAULT_NETWORK)
             found = [_inform(row, self._parts.route, users[row.name]) for row in rows]
         if DEFAULT_NETWORK not in users:
             found.insert(0, NetworkInfo(DEFAULT_NETWORK, "bridge", bridge=self._parts.bridge))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from oakum.backend.config import Mount, PortMapping, SecurityProfile
+from oakum.backend.config import Mount, NetworkRequest, PortMapping, SecurityProfile
 from oakum.cli.flags.request import ANNOTATION_REMOVE, ANNOTATION_STOP_TIMEOUT, RunRequest, build
 from oakum.cli.run import run
 from oakum.errors import InvalidArgument
@@ -86,6 +86,25 @@ def test_networks() -> None:
     for network in ("host", "none"):
         with pytest.raises(InvalidArgument, match="contradicts --network"):
             request("--network", network, "-p", "1:1", "i")
+
+
+def test_several_networks_and_names_in_them() -> None:
+    asked = request(
+        "--network", "a", "--network", "b", "--network", "a", "--network-alias", "db", "--ip6", "fd00::5", "i"
+    ).sandbox
+    assert (asked.network, asked.network_aliases) == ("a", ("db",))
+    assert asked.networks == (NetworkRequest(network="b", aliases=("db",)),)
+    assert asked.annotations["dev.oakum.ip"] == "fd00::5"
+    both = request("--network", "a", "--ip", "10.0.0.5", "--ip6", "fd00::5", "i").sandbox
+    assert both.annotations["dev.oakum.ip"] == "10.0.0.5,fd00::5"
+    for alone in ("host", "none"):
+        with pytest.raises(InvalidArgument, match="contradicts a further --network"):
+            request("--network", "a", "--network", alone, "i")
+    for network in ("default", "none"):
+        with pytest.raises(InvalidArgument, match="do not find each other by name"):
+            request("--network", network, "--network-alias", "db", "i")
+    with pytest.raises(InvalidArgument, match="parse --network-alias"):
+        request("--network", "a", "--network-alias", "a b", "i")
 
 
 def test_an_open_host_port_is_chosen_at_once() -> None:

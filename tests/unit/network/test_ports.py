@@ -98,3 +98,20 @@ def test_a_listener_of_this_host_is_found() -> None:
                 check_free([Binding("tcp", host, port, 80)])
         check_free([Binding("udp", "127.0.0.1", port, 80)])
     check_free([Binding("tcp", "127.0.0.1", port, 80)])
+
+
+def test_a_port_on_the_v6_loopback_needs_a_relay_and_no_network_with_ipv6() -> None:
+    asked = [
+        PortMapping(container_port=80, host_port=80, host_ip="0:0::1"),
+        PortMapping(container_port=53, host_port=53, host_ip="::1", protocol="udp"),
+    ]
+    planned = plan_bindings(asked, with_ipv6=False, with_relay=True)
+    assert planned == [Binding("tcp", "::1", 80, 80), Binding("udp", "::1", 53, 53)]
+    assert all(binding.is_relayed for binding in planned)
+    assert not Binding("tcp", ANY6, 80, 80).is_relayed
+    with pytest.raises(Unimplemented, match="sctp from ::1 cannot be forwarded"):
+        plan_bindings(
+            [PortMapping(container_port=80, host_port=80, host_ip="::1", protocol="sctp")],
+            with_ipv6=True,
+            with_relay=True,
+        )
