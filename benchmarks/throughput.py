@@ -81,8 +81,8 @@ def run(directory: str, rounds: int) -> list[Figure]:
     subprocess.run(argv, input=_PROGRAM.encode(), check=True)
     with ExitStack() as stack:
         sides = {
-            "oakum": stack.enter_context(_oakum(f"{directory}/o", f"{directory}/run/f", program)),
-            PEER: stack.enter_context(_docker(f"{directory}/d", f"{directory}/run/d", program)),
+            "oakum": stack.enter_context(_oakum(f"{directory}/to", f"{directory}/run/to", program)),
+            PEER: stack.enter_context(_docker(f"{directory}/td", f"{directory}/run/td", program)),
         }
 
         def send(outside: str) -> dict[str, float]:
