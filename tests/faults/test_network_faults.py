@@ -172,6 +172,22 @@ def test_an_empty_pool_is_said_and_serves_again(lab: Lab, node: Node, cri: CriCl
     assert cri.pod_status(again).status.network.ip == "10.77.0.2"
 
 
+def test_a_pod_whose_namespace_cannot_be_made_keeps_no_address_and_no_port(
+    lab: Lab, node: Node, cri: CriClient
+) -> None:
+    """Both are reserved while the shim makes the namespace."""
+    config = node.config("bad", 8080)
+    config.linux.sysctls["net.ipv4.ip_forward"] = "nonsense"
+    with pytest.raises(grpc.RpcError, match=r"set sysctl net\.ipv4\.ip_forward"):
+        cri.run_pod(config)
+    root = node.directories.root
+    builtin = BuiltinNetwork(f"{root}/network.db", name_suffix=network_suffix(root))
+    assert builtin.attachments() == []
+    builtin.close()
+    assert (cri.pods(), node.left(), veths(lab)) == ([], [], [])
+    cri.remove_pod(cri.run_pod(node.config("good", 8080)))
+
+
 @pytest.mark.parametrize("by", ["built-in", "plugins"])
 def test_a_port_that_a_process_has_is_said_before_anything_is_made(
     lab: Lab, node: Node, cri: CriClient, box: CniBox, by: str

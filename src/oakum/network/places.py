@@ -8,7 +8,8 @@ and host ports lead to its address, for each family by itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from oakum.errors import FailedPrecondition
@@ -86,23 +87,30 @@ class Places:
         chosen = offset_of(options.addresses, network.subnet4, network.subnet6)
         row, is_new = self._reserve(network, wanted, bindings, chosen=chosen)
 
-        def complete() -> Attachment:
+        @contextmanager
+        def all_or_nothing() -> Generator[None]:
             try:
-                completed = self._complete(network, row, bridge.ifindex, bindings)
+                yield
             except BaseException:  # Ctrl-C as well: who asked for nothing keeps nothing
                 if is_new and bindings is not None:
                     self.give_back(request.sandbox_id)
                 elif is_new:
                     self.leave(request.sandbox_id, network.name)
                 raise
+
+        with all_or_nothing():
+            plan = self._plan(network, row, bridge.ifindex)
+
+        def complete() -> Attachment:
+            with all_or_nothing():
+                completed = self._complete(plan, row, bindings)
             return describe(network, completed, tuple(warnings))
 
         return complete
 
     def _complete(
-        self, network: NetworkRow, row: AttachmentRow, bridge_index: int, bindings: Sequence[Binding] | None
+        self, plan: links.LinkPlan, row: AttachmentRow, bindings: Sequence[Binding] | None
     ) -> AttachmentRow:
-        plan = self._plan(network, row, bridge_index)
         with open_netns(row.netns_path) as netns:
             has_ipv6 = links.connect(
                 self._parts.route, plan, netns_fd=netns.fileno(), netns_path=row.netns_path

@@ -224,9 +224,17 @@ def _make_in_child(request: SandboxRequest) -> int:
             _pin(request, str(child))
             _tell(to_child)
     except BaseException:
-        os.kill(child, signal.SIGKILL)
+        kill(child)
         raise
     return int(child) if "pid" in kinds else 0
+
+
+def kill(child: int) -> None:
+    """Kill a child of the keeper's; one that failed has ended by itself, and may be reaped already."""
+    try:
+        os.kill(child, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _write_maps(request: SandboxRequest, pid: int) -> None:

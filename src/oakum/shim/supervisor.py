@@ -118,7 +118,7 @@ def _make(request: SandboxRequest) -> tuple[int, sockets.Socket, int]:
 
 def _unmake(request: SandboxRequest, init_pid: int) -> None:
     if init_pid:
-        os.kill(init_pid, signal.SIGKILL)
+        sandbox.kill(init_pid)
     for error in _remove(request):
         os.write(2, f"{error}\n".encode())
 
