@@ -338,6 +338,34 @@ def test_limits_can_be_changed(runtime: Runtime) -> None:
     assert stats["data"]["memory"]["usage"]["limit"] == 64 << 20
 
 
+def test_events_are_a_stream_until_the_container_ends(runtime: Runtime) -> None:
+    limit = {"resources": {"memory": {"limit": 16 << 20}}}
+    container = runtime.started(
+        "sh",
+        "-c",
+        "while [ ! -e /tmp/go ]; do sleep 0.05; done; sh -c 'tail /dev/zero'; sleep 600",
+        linux=limit,
+    )
+    command = runtime.argv("events", "--interval", "50ms", container)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stream:
+        try:
+            assert stream.stdout is not None
+            first = json.loads(stream.stdout.readline())
+            assert (first["type"], first["id"]) == ("stats", container)
+            assert first["data"]["memory"]["usage"]["limit"] == 16 << 20
+            assert first["data"]["memory"]["raw"]
+            Path(runtime.bundle, "rootfs/tmp/go").touch()
+            seen = first
+            while seen["type"] != "oom":  # the test's own time limit is how long it may take
+                seen = json.loads(stream.stdout.readline())
+            assert seen == {"type": "oom", "id": container}
+            runtime("kill", container, "KILL")
+            assert all(json.loads(line)["type"] in ("stats", "oom") for line in stream.stdout)
+            assert stream.wait(60) == 0
+        finally:
+            stream.kill()
+
+
 def test_a_filter_of_the_spec_is_enforced_also_on_execs(runtime: Runtime) -> None:
     rules = [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]
     filtered = {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules}}

@@ -7,10 +7,10 @@ import json
 import sys
 import time
 
+from oakum.cli.oci.statistics import collect
 from oakum.errors import FailedPrecondition, InvalidArgument
 from oakum.model.light import TYPE_CHECKING
 from oakum.oci.cgroups.layout import detect_layout
-from oakum.oci.cgroups.stats import CgroupStats, PressurePair, read_stats
 from oakum.oci.runtime.container import Container
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def write_events(root: str, container_id: str, *, interval: str, once: bool) -> 
     due_s = time.monotonic() + (0 if once else interval_s)
     while True:
         if time.monotonic() >= due_s:
-            _write(container, "stats", stats_data(read_stats(detect_layout(), container.record.cgroup_path)))
+            _write(container, "stats", collect(detect_layout(), container.record.cgroup_path))
             due_s += interval_s
         if once or not container.alive():
             return 0
@@ -62,50 +62,3 @@ def duration_s(text: str) -> float:
     if not 0 < value < float("inf"):
         raise InvalidArgument("read command line", f"--interval {text!r}", "not a duration above zero, as 5s")
     return value
-
-
-def stats_data(s: CgroupStats) -> dict[str, Any]:
-    """The statistics as callers of runc know them; what the host does not count is 0 or left out. Pure."""
-    data: dict[str, Any] = {
-        "cpu": {
-            "usage": {
-                "total": s.cpu_usage_ns or 0,
-                "kernel": s.cpu_system_ns or 0,
-                "user": s.cpu_user_ns or 0,
-            },
-            "throttling": {
-                "periods": s.cpu_periods or 0,
-                "throttledPeriods": s.cpu_throttled_periods or 0,
-                "throttledTime": s.cpu_throttled_ns or 0,
-            },
-        },
-        "cpuset": {},
-        "memory": {
-            "cache": s.memory_cache_bytes or 0,
-            "usage": _usage(s.memory_usage_bytes, s.memory_limit_bytes, s.memory_peak_bytes),
-            "swap": _usage(s.swap_usage_bytes, s.swap_limit_bytes, None),
-        },
-        "pids": {"current": s.pids or 0, **({"limit": s.pids_limit} if s.pids_limit else {})},
-        "blkio": {},
-        "hugetlb": {},
-        "intel_rdt": {},
-        "network_interfaces": None,
-    }
-    for kind, pair in (("cpu", s.cpu_pressure), ("memory", s.memory_pressure), ("blkio", s.io_pressure)):
-        if pair is not None:
-            data[kind]["psi"] = _pressure(pair)
-    return data
-
-
-def _usage(usage: int | None, limit: int | None, peak: int | None) -> dict[str, int]:
-    shown: dict[str, int] = {"limit": limit if limit is not None else (1 << 64) - 1, "usage": usage or 0}
-    if peak is not None:
-        shown["max"] = peak
-    return {**shown, "failcnt": 0}
-
-
-def _pressure(pair: PressurePair) -> dict[str, dict[str, float]]:
-    return {
-        name: {"avg10": p.avg10, "avg60": p.avg60, "avg300": p.avg300, "total": p.total_us}
-        for name, p in (("some", pair.some), ("full", pair.full))
-    }
