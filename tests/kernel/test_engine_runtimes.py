@@ -137,6 +137,8 @@ def test_the_life_of_a_pod(lab: Lab, handler: str) -> None:
         with pytest.raises(CommandNotRunnable, match="nonesuch"):
             lab.cri.exec_sync(container, ["nonesuch"], timeout_s=60)
         _a_terminal_for_a_command(lab, container)
+        kept = f"{lab.engine.state}/pods/{pod}/runtime/{container}"
+        assert set(os.listdir(kept)) == {"config.json", "pid", "rootfs"}
         stats = lab.cri.container_stats(container)
         assert stats.pids > 0
         assert stats.memory is not None

@@ -279,7 +279,7 @@ def make_exec(request: ExecRequest, place: Place, said: dict[str, Any], stdio: S
         # It runs before we have the terminal.
         document["consoleSize"] = {"height": request.rows, "width": request.columns}
     process.set_child_subreaper(True)
-    files = [home.file(f"{name}.{kind}") for kind in ("json", "pid")]
+    files = [home.file(f"{name}.{kind}") for kind in ("json", "pid", "sock")]
     console = _Console(home.bundle, f"{name}.sock") if request.tty else None
     arguments = ["exec", "--detach", "--process", files[0], "--pid-file", files[1]]
     arguments += console.arguments() if console else []
@@ -357,7 +357,6 @@ class _Console:
             fds = []
         finally:
             self._listener.close()
-            os.unlink(self._name, dir_fd=self._directory.fileno())
             self._directory.close()
         if len(fds) != 1:
             sockets.close_all(fds)
