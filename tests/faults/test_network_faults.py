@@ -137,20 +137,17 @@ def test_what_a_kubelet_does_not_wait_for_is_done_all_the_same(
 ) -> None:
     box.configure(bridge(box), box.fake("last", ADD="meet 2", DEL="meet 4"))
 
-    def go_on() -> None:
-        (box.plugins / "last.met" / f"us-{len(box.calls('ADD', 'DEL'))}").touch()
-
     with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
         cri.runtime.RunPodSandbox(pb.RunPodSandboxRequest(config=node.config("slow")), timeout=1)
     eventually(lambda: box.calls("ADD"), "it is being attached")
-    go_on()
+    box.meet("last", "us")
     eventually(lambda: cri.pods(state=READY), "it is made, though nobody waits")
     (pod,) = (each.id for each in cri.pods())
     assert len(box.calls("ADD")) == 1
     with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
         cri.runtime.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id=pod), timeout=1)
     eventually(lambda: box.calls("DEL"), "it is being detached")
-    go_on()
+    box.meet("last", "us again")
     eventually(lambda: (leases(box), box_records(node)) == ([], []), "it is detached, though nobody waits")
     cri.remove_pod(pod)
 

@@ -144,6 +144,12 @@ class CniBox:
         temporary.write_text(json.dumps(behaviour))
         os.rename(temporary, self.plugins / f"{name}.behaviour")
 
+    def meet(self, name: str, who: str) -> None:
+        """Be one of those that the plugin `name` waits for, as "meet N" has it."""
+        place = self.plugins / f"{name}.met"
+        place.mkdir(exist_ok=True)
+        (place / who).touch()
+
     def calls(self, *commands: str) -> list[dict[str, Any]]:
         """The calls of fake plugins in order, those of `commands` only if any are named; questions left out."""
         path = self.plugins / "calls.log"

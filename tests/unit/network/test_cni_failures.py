@@ -268,7 +268,7 @@ def test_gc_does_not_begin_while_a_pod_is_attached(box: CniBox) -> None:
         eventually(lambda: box.told("ADD") == [("ADD", "first")], "the first plugin has begun")
         collecting = threads.submit(network.gc, [ONE])
         time.sleep(0.2)  # for one that does not wait
-        (box.plugins / "first.met" / "us").touch()
+        box.meet("first", "us")
         adding.result()
         assert collecting.result() == []
     assert box.told("ADD", "GC") == [
