@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_killed_between_add_and_the_record_of_it_is_collected(lab: Lab, box: Cni
 
 def test_a_plugin_that_outlives_its_killed_host_is_waited_for(lab: Lab, box: CniBox) -> None:
     """Else its ADD would come after our DEL, and stay."""
-    box.configure(box.fake("only", ADD="slow"))
+    box.configure(box.fake("only", ADD="meet 2"))
     path = lab.pod().path
     child = os.fork()
     if child == 0:
@@ -135,7 +136,10 @@ def test_a_plugin_that_outlives_its_killed_host_is_waited_for(lab: Lab, box: Cni
     os.waitpid(child, 0)
     orphan = box.calls("ADD")[0]["pid"]
     assert os.path.exists(f"/proc/{orphan}")
+    released = threading.Timer(0.3, box.meet, ("only", "its host's successor"))
+    released.start()
     box.network().teardown(ONE)
+    assert released.finished.is_set()
     assert not os.path.exists(f"/proc/{orphan}") or "Z" in Path(f"/proc/{orphan}/stat").read_text().split()
     assert box.told() == [("ADD", "only"), ("DEL", "only")]
     assert box.left() == []

@@ -275,9 +275,6 @@ def make_exec(request: ExecRequest, place: Place, said: dict[str, Any], stdio: S
     with _open_root_of(place.container_pid) as root:
         identity = _identity(root.fileno(), request, said)
         document = _process(said, identity, root.fileno(), warnings)
-    if request.tty and request.rows and request.columns:
-        # It runs before we have the terminal.
-        document["consoleSize"] = {"height": request.rows, "width": request.columns}
     process.set_child_subreaper(True)
     files = [home.file(f"{name}.{kind}") for kind in ("json", "pid", "sock")]
     console = _Console(home.bundle, f"{name}.sock") if request.tty else None

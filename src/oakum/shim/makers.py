@@ -79,6 +79,9 @@ def make_exec(request: ExecRequest, place: Place, stdio: Stdio | None) -> Result
     merged = {key: own[key] for key in _INHERITED if key in own}
     merged.update(request.process)
     merged["terminal"] = request.tty
+    if request.tty and request.rows and request.columns:
+        # It may ask for its size before we have the terminal.
+        merged["consoleSize"] = {"height": request.rows, "width": request.columns}
     if container.runtime:
         try:
             return foreign.make_exec(request, place, merged, stdio or _null_stdio())
