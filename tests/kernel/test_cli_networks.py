@@ -64,6 +64,11 @@ def test_networks_are_made_chosen_connected_looked_at_and_removed(box: Box) -> N
     mac = "02:00:00:00:00:4d"
     options = ("--ip", chosen[0], "--ip6", chosen[1], "--alias", "page", "--mac-address", mac)
     assert box("network", "connect", *options, "back", "web") == ""
+    (web,) = json.loads(box("inspect", "web"))
+    assert [(place["network"], place["interface"]) for place in web["networks"]] == [
+        ("default", "eth0"),
+        ("back", "eth1"),
+    ]
     place = attached(box, "back")["web"]
     assert (place["interface"], place["mac"], place["mtu"]) == ("eth1", mac, 1300)
     assert box("exec", "web", "nc", "store", "80") == "ahoy\n"

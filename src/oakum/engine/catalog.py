@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from oakum.backend.status import ContainerFilter, ContainerStatus
-from oakum.engine import creation
+from oakum.engine import creation, networks
 from oakum.engine.context import Context
 from oakum.engine.states import container_state, container_status, read_exit, shim_lives, shim_seems_alive
 from oakum.engine.store.records import ContainerRecord, ExitFacts, plain
@@ -153,10 +153,12 @@ class Catalog:
         status = self.find(text)
         record = self.need(status.id)
         snapshot = self._context.snapshotter.container_source(record.id)
+        sandbox = self._context.store.sandbox(record.sandbox_id)
         return {
             "status": plain(status),
             "phase": record.phase,
             "warnings": list(record.warnings),
+            "networks": networks.describe(self._context, sandbox) if sandbox is not None else [],
             "image": {"manifest_digest": record.manifest_digest, "chain_id": record.chain_id},
             "rootfs": snapshot.to_dict(),
             "spec": creation.config_of(self._context, record.id),

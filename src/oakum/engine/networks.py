@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -275,6 +275,28 @@ def settle(context: Context, record: SandboxRecord, hostname: str) -> str:
     else:
         _paid(builtin, record.id)
     return f"sandbox {record.id[:12]}: half connected, finished"
+
+
+def describe(context: Context, record: SandboxRecord) -> list[dict[str, Any]]:
+    """A sandbox's places in networks as plain JSON values, the oldest first."""
+    found = context.network.attachments_of(record.id) if record.has_network else []
+    return [
+        {
+            "network": place.network,
+            "interface": place.interface,
+            "addresses": [
+                f"{address}/{length}"
+                for address, length in zip(place.addresses, place.prefix_lengths, strict=True)
+            ],
+            "gateways": list(place.gateways),
+            "mac": place.mac,
+            "mtu": place.mtu,
+            "host_interface": place.host_interface,
+            "names": list(place.names),
+            "aliases": list(place.aliases),
+        }
+        for place in found
+    ]
 
 
 def _finish(context: Context, record: SandboxRecord) -> None:

@@ -431,6 +431,7 @@ class Sandboxes:
             "interface": record.interface,
             "host_interface": record.host_interface,
             "warnings": list(record.warnings),
+            "networks": networks.describe(self._context, record),
             "directory": self._context.layout.sandbox(record.id),
             "live_directory": self._context.layout.pod(record.id),
             "containers": [c.id for c in store.containers_of(record.id)],

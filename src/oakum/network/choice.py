@@ -173,6 +173,14 @@ class ChosenNetwork:
                 return found
         return None
 
+    def attachments_of(self, sandbox_id: str) -> list[Attachment]:
+        """A sandbox's attachments, the oldest first. Raises OakumError."""
+        found = self.attachment(sandbox_id)
+        if found is None:
+            return []
+        in_builtin = self.builtin.attachments_of(sandbox_id) if os.path.exists(self._database) else []
+        return in_builtin or [found]
+
     def attachments(self) -> list[Attachment]:
         """All attachments. Raises OakumError."""
         return [attachment for each in self._in_use() for attachment in each.attachments()]

@@ -121,14 +121,17 @@ class Places:
 
     def _plan(self, network: NetworkRow, row: AttachmentRow, bridge_index: int) -> links.LinkPlan:
         """The link to make; whether it leads counts IPv6 as there where the network has it."""
+        plan = link_plan(network, row, bridge_index)
         rows = self._database.attachments_of(row.sandbox_id)
+        if len(rows) == 1:
+            return plan
         expected = [
             each._replace(has_ipv6=network.subnet6 is not None) if each.network == row.network else each
             for each in rows
         ]
         leaders = [self._parts.leader(expected, version) for version in (4, 6)]
         leads4, leads6 = (leader is not None and leader.network == row.network for leader in leaders)
-        return link_plan(network, row, bridge_index)._replace(leads4=leads4, leads6=leads6)
+        return plan._replace(leads4=leads4, leads6=leads6)
 
     def _reserve(
         self,
