@@ -8,7 +8,6 @@ import fcntl
 import os
 import stat
 import struct
-import termios
 
 from oakum.linux.fd import Fd
 from oakum.linux.libc import error
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 _TIOCSPTLCK: Final = 0x40045431
 _TIOCGPTN: Final = 0x80045430
 _TIOCGPTPEER: Final = 0x5441
+_TIOCSCTTY: Final = 0x540E
+_TIOCSWINSZ: Final = 0x5414
 _PTMX: Final = (5, 2)
 
 
@@ -46,9 +47,9 @@ def open_pty(root_fd: int) -> tuple[Fd, Fd, str]:
 
 def set_size(fd: int, rows: int, columns: int) -> None:
     """Tell a terminal its size in characters. Raises OSError."""
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    fcntl.ioctl(fd, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def make_controlling(fd: int) -> None:
     """Make the terminal `fd` the controlling one of this (new) session. Raises OSError."""
-    fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
+    fcntl.ioctl(fd, _TIOCSCTTY, 0)
