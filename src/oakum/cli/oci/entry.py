@@ -21,7 +21,7 @@ _ENTERING = ("create", "run", "exec")
 _VALUED = ("--log", "--log-format", "--root", "--criu", "--rootless")
 _PROGRAM = (
     "import sys; n = 2 + int(sys.argv[1]); sys.path[:] = sys.argv[2:n]; "
-    "from oakum.cli.oci.start import install; install(sys.argv[n:]); "
+    "from oakum.cli.oci.start import install; install(sys.argv[n:], last=True); "
     "from oakum.cli.oci.entry import run; run(sys.argv[n:])"
 )
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _ROOT = __file__.rpartition("/oakum/")[0]
 _LENGTH_BYTES = 8
+_SMALL_BYTES = 256 << 10  # a program whose interpreter is in libpython
 # Commands that make processes need twice as much as the others.
 _MAKING = ("create", "run", "exec")
 
@@ -119,12 +120,20 @@ class Kept:
             return  # it is only faster with it
 
 
-def install(arguments: list[str]) -> None:
-    """Have modules imported from where they are kept together, from now on."""
+def install(arguments: list[str], *, last: bool = False) -> None:
+    """Have modules imported from where they are kept together, from now on; `last`: no other start will follow this one."""
     gc.disable()  # it would look through all code as it is read, for nothing: this process ends soon
-    kind = "making" if any(word in _MAKING for word in arguments) else "asking"
+    making = any(word in _MAKING for word in arguments)
+    if making and not last and _starts_again():
+        return
+    kind = "making" if making else "asking"
     path = f"{_ROOT}/oakum/__pycache__/oci-{kind}.{sys.implementation.cache_tag}.bin"
     sys.meta_path.insert(0, Kept(path))  # pyright: ignore[reportArgumentType] - a finder by its methods
+
+
+def _starts_again() -> bool:
+    """Whether `linux.sealed` will most likely start the interpreter anew: then this process needs three modules only."""
+    return posix.geteuid() != 0 or posix.stat("/proc/self/exe").st_size > _SMALL_BYTES
 
 
 def main(arguments: list[str] | None = None, *, site: bool = False) -> NoReturn:
