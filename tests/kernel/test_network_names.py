@@ -357,6 +357,39 @@ def test_killed_between_any_lines_of_a_removal_no_name_stays(lab: Lab) -> None:
     assert rounds > 5
 
 
+def test_killed_between_any_lines_of_a_creation_names_are_those_of_containers_that_are_there(
+    lab: Lab,
+) -> None:
+    web = started(lab, "web", BACK)
+    rounds = 0
+    with closed(lab):
+        for step in range(1, 100_000, 409):
+
+            def life(name: str = f"n{step}") -> None:
+                with Engine(lab.engine.root, lab.engine.state) as engine:
+                    made(engine.namespace("k8s.io"), lab, name, BACK, FRONT)
+
+            killed = killed_at(step, life, within="src/oakum/")
+            with Engine(lab.engine.root, lab.engine.state) as fresh:
+                fresh.recover()
+                check(fresh)
+                cri = fresh.namespace("k8s.io")
+                there = [status for status in cri.list_containers() if status.id != web]
+                names = _names(fresh, web)
+                for status in there:
+                    assert {f"n{step}", status.id[:12]} <= names, f"after line {step}"
+                    cri.remove_container(status.id)
+                for sandbox in cri.list_sandboxes():  # made, and its container not
+                    if sandbox.id != cri.container_status(web).sandbox_id:
+                        assert not there
+                        cri.remove_sandbox(sandbox.id)
+                assert f"n{step}" not in _names(fresh, web)
+            if not killed:
+                break
+            rounds += 1
+    assert rounds > 5
+
+
 def test_what_makes_no_sense_is_refused_and_changes_nothing(lab: Lab) -> None:
     web = started(lab, "web")
     alone = made(lab.cri, lab, "alone", "none")
