@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 
 from oakum.backend.config import NetworkRequest, SandboxConfig, SandboxMetadata
@@ -286,6 +287,21 @@ def test_a_container_that_was_lost_is_forgotten_by_its_neighbours(lab: Lab) -> N
     eventually(lambda: not os.path.exists(f"/proc/{pid}"))
     assert any("its shim is gone" in line for line in lab.engine.recover())
     assert "db" not in hosts(lab, web)
+    check(lab.engine)
+
+
+def test_a_sandbox_whose_container_was_never_made_gives_its_name_back_in_time(lab: Lab) -> None:
+    web = started(lab, "web")
+    config = SandboxConfig(metadata=SandboxMetadata(name="ghost"), owner="container", network=BACK)
+    ghost = lab.cri.run_sandbox(config)
+    lab.engine.recover_fully()
+    assert "ghost" in hosts(lab, web), "its maker may be at work on the container"
+    store = lab.engine._context.store
+    row = store.sandbox(ghost)
+    assert row is not None
+    store.update_sandbox(msgspec.structs.replace(row, created_at_ns=row.created_at_ns - 10**12))
+    assert any("was never made" in line for line in lab.engine.recover_fully())
+    assert "ghost" not in hosts(lab, web)
     check(lab.engine)
 
 

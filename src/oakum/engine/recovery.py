@@ -9,8 +9,9 @@ as forgotten only when its row was missing after the directory was seen (rows co
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 from oakum.engine import creation, garbage, networks, pod_checkpoints, pods
 from oakum.engine.context import Context
@@ -20,6 +21,9 @@ from oakum.engine.states import shim_lives, shim_seems_alive
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
 from oakum.errors import OakumError
 from oakum.model.ids import is_id
+
+# Far longer than a container takes to be made in a sandbox that is there.
+_ABANDONED_S: Final = 900
 
 
 class Worker(Protocol):
@@ -75,6 +79,27 @@ def recover(context: Context, worker: Callable[[str], Worker]) -> list[str]:
     return done
 
 
+def _abandoned(context: Context, worker: Callable[[str], Worker]) -> list[str]:
+    """Sandboxes made for one container each whose maker was killed before that one was there: nobody lists them."""
+    done: list[str] = []
+    latest_ns = time.time_ns() - _ABANDONED_S * 1_000_000_000
+
+    def undo(lock: ObjectLock, sandbox_id: str) -> str:
+        record = context.store.sandbox(sandbox_id)
+        if record is None or context.store.containers_of(sandbox_id):
+            return ""
+        worker(record.namespace).undo_sandbox(record)
+        lock.release(gone=True)
+        return f"sandbox {sandbox_id[:12]}: its container was never made, undone"
+
+    for record in context.store.sandboxes():
+        # Its lock is free for a moment between the making of the two: only age tells.
+        old = record.config.owner == "container" and record.created_at_ns < latest_ns
+        if old and not context.store.containers_of(record.id):
+            _with_lock(context, record.id, lambda lock, key=record.id: undo(lock, key), done)
+    return done
+
+
 def _networks(context: Context, worker: Callable[[str], Worker], sandbox_id: str) -> str:
     def finish(lock: ObjectLock) -> str:
         record = context.store.sandbox(sandbox_id)
@@ -92,6 +117,7 @@ def _networks(context: Context, worker: Callable[[str], Worker], sandbox_id: str
 def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str]:
     """As `recover`, and remove every directory, snapshot, address and lock that belongs to no row."""
     done = recover(context, worker)
+    done += _abandoned(context, worker)
     done += _orphaned_pods(context)
     done += _orphaned_directories(context)
     for name in _listed(context.layout.sandboxes):
