@@ -106,7 +106,6 @@ class Rootless:
     def close(self) -> None:
         for name in os.listdir(self.root) if self.root.exists() else []:
             self("delete", "--force", name)
-        shutil.rmtree(self.directory)
 
 
 @pytest.fixture
@@ -114,9 +113,12 @@ def rootless() -> Iterator[Rootless]:
     # where every user may go, which the tests' own directories are not
     directory = tempfile.mkdtemp(prefix="oakum-rootless-", dir="/tmp")
     os.chmod(directory, 0o755)
-    made = Rootless(Path(directory))
-    yield made
-    made.close()
+    try:
+        made = Rootless(Path(directory))
+        yield made
+        made.close()
+    finally:
+        shutil.rmtree(directory)
 
 
 def test_the_spec_it_writes_runs_with_the_own_id_alone(rootless: Rootless) -> None:
