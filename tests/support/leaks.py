@@ -28,6 +28,8 @@ _KEPT_CGROUP = re.compile(
 _ZYGOTE = "oakum zygote"
 # an installation's bridge and its rules stay for its next sandbox
 _NETWORK = re.compile(r"(network interface|firewall table inet) oakum-[0-9a-f]{8}")
+# what iptables makes when plugins first use it, and never removes
+_IPTABLES = re.compile(r"table ip6? (nat|filter|mangle)")
 
 
 def alone_on_machine() -> bool:
@@ -214,4 +216,4 @@ def _netns_names() -> set[str]:
 
 def _firewall_tables() -> set[str]:
     done = subprocess.run(["nft", "list", "tables"], check=False, capture_output=True, text=True)
-    return {f"firewall {line}" for line in done.stdout.splitlines()}
+    return {f"firewall {line}" for line in done.stdout.splitlines() if not _IPTABLES.fullmatch(line)}

@@ -137,7 +137,7 @@ def test_damage_on_disk_is_noticed_when_read(store: ContentStore) -> None:
     store.write_blob(DATA, DIGEST)
     path = Path(store.path(DIGEST))
     path.chmod(0o600)
-    path.write_bytes(DATA[:-1] + b"?")
+    path.write_bytes(DATA[:-1] + bytes([DATA[-1] ^ 1]))
     with pytest.raises(DataLoss, match="damaged on disk"):
         store.read(DIGEST, len(DATA))
     with pytest.raises(DataLoss, match="longer than"):
