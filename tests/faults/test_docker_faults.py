@@ -27,6 +27,7 @@ from tests.kernel.oci_cli_box import IMAGE, image_archive
 from tests.support.docker_peer import DockerPeer
 from tests.support.fake_registry import FakeRegistry, Fault
 from tests.support.images import build_image, busybox_layer
+from tests.support.installations import end_installation
 from tests.support.patience import eventually
 
 _numbers = itertools.count()
@@ -98,6 +99,7 @@ def node(peer: DockerPeer, tmp_path: Path) -> Iterator[Node]:
     for sandbox in found.backend.list_sandboxes():
         found.backend.remove_sandbox(sandbox.id)
     found.backend.close()
+    end_installation(str(found.root), str(found.state))
 
 
 def numbers(log: Path, *rotated: Path) -> list[int]:

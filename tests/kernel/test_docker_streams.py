@@ -19,6 +19,7 @@ from oakum.streaming.requests import AttachRequest, ExecRequest, ForwardRequest,
 from oakum.streaming.server import StreamingServer
 from tests.kernel.oci_cli_box import IMAGE, image_archive
 from tests.support.docker_peer import DockerPeer
+from tests.support.installations import end_installation
 from tests.support.patience import eventually
 from tests.support.streams import Command, ForwardClient
 
@@ -87,6 +88,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             yield found
             backend.remove_sandbox(found.pod)
         backend.close()
+    end_installation(str(directory / "root"), str(directory / "state"))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
