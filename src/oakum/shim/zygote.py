@@ -31,7 +31,7 @@ TITLE: Final = "oakum zygote"
 _LOOK_S: Final = 5.0
 _QUIET_S: Final = 0.2
 # A fork takes a processor that those who start sandboxes just now should have.
-_SPARE_PAUSE_S: Final = 0.02
+_SPARE_PAUSE_S: Final = 0.1
 _SHIM_SIGNALS: Final = tuple(map(int, (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)))
 
 
