@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from typing import NamedTuple
 
+from tests.support.patience import patient
 from tests.support.reaper import reaper_pid, unescape, unmount_below
 
 # made once by libraries for the whole process, on first use
@@ -60,14 +61,16 @@ def take(own_directory: str) -> Snapshot:
 
 
 def leaked(
-    before: Snapshot, own_directory: str, *, wait_s: float = 3.0, keep_installations: bool = True
+    before: Snapshot, own_directory: str, *, wait_s: float | None = None, keep_installations: bool = True
 ) -> list[str]:
     """What is there now and was not `before`, after giving it `wait_s` to go; processes and mounts are removed.
+
+    The kernel takes its time with the interfaces of a namespace that has ended: by default, some seconds.
 
     Zygotes, bridges and their rules outlive their users by design: with `keep_installations` they are no leak, for
     the installation may belong to a fixture of a wider scope.
     """
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + (patient(5.0) if wait_s is None else wait_s)
     while True:
         gc.collect()
         now = take(own_directory)
