@@ -82,17 +82,12 @@ def make_exec(request: ExecRequest, place: Place, stdio: Stdio | None) -> Result
     if request.tty and request.rows and request.columns:
         # It may ask for its size before we have the terminal.
         merged["consoleSize"] = {"height": request.rows, "width": request.columns}
-    if container.runtime:
-        try:
-            return foreign.make_exec(request, place, merged, stdio or _null_stdio())
-        except OakumError:
-            if unified_path:
-                Cgroup(detect_layout(), unified_path).remove()
-            raise
     wanted = (spec.get("linux") or {}).get("cgroupsPath") or ""
-    if unified_path:
+    if unified_path and not container.runtime:
         _make_exec_group(unified_path)
     try:
+        if container.runtime:
+            return foreign.make_exec(request, place, merged, stdio or _null_stdio())
         child = spawn_exec(
             OciExecRequest(
                 container_pid=place.container_pid,
