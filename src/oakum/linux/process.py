@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making, marking and signalling processes: fork, clone, pidfds, prctl, closing descriptors.
+"""Making and marking processes: fork, clone, prctl, closing descriptors.
 
 The only home of `os.fork` and clone. Children go on in Python, so the caller must be single-threaded.
 """
@@ -76,8 +76,6 @@ SIGNAL_IGNORED: Final = signal.SIG_IGN
 _clone3 = bind_call("clone3", c_void_p, c_size_t, keep_gil=True)
 _sigaction = bind_call("rt_sigaction", c_int, c_void_p, c_void_p, c_size_t)
 _close_range = bind_call("close_range", c_uint, c_uint, c_uint)
-_pidfd_open = bind_call("pidfd_open", c_int, c_uint)
-_pidfd_send_signal = bind_call("pidfd_send_signal", c_int, c_int, c_void_p, c_uint)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _before_fork: Callable[[], None] = ctypes.pythonapi.PyOS_BeforeFork
 _after_fork_parent: Callable[[], None] = ctypes.pythonapi.PyOS_AfterFork_Parent
@@ -136,22 +134,6 @@ def run_and_exit(body: Callable[[], int]) -> NoReturn:
         code = body()
     finally:
         os._exit(code)
-
-
-def pidfd_open(pid: int) -> Fd:
-    """A pidfd of a process.
-
-    Source: pidfd_open(2). Raises OSError (ESRCH when it is gone).
-    """
-    return Fd(_pidfd_open(pid, 0, target=f"pid {pid}"))
-
-
-def pidfd_send_signal(pidfd: int, number: int) -> None:
-    """Signal exactly that process.
-
-    Source: pidfd_send_signal(2). Raises ProcessLookupError when it has ended.
-    """
-    _pidfd_send_signal(pidfd, number, None, 0, target=f"signal {number}")
 
 
 def has_ended(pidfd: Fd, *, wait: bool = False) -> bool:

@@ -22,6 +22,7 @@ from oakum.errors import (
     from_dict,
 )
 from oakum.linux import namespaces as ns
+from oakum.linux import pids
 from oakum.linux import process as proc
 from oakum.linux.fd import Fd
 from oakum.model.light import TYPE_CHECKING, NamedTuple, signal
@@ -216,7 +217,7 @@ class ContainerProcess:
     def signal(self, number: int) -> None:
         """Signal the process; one that has ended is fine. Raises SystemFailure."""
         try:
-            proc.pidfd_send_signal(self.pidfd.fileno(), number)
+            pids.pidfd_send_signal(self.pidfd.fileno(), number)
         except ProcessLookupError:
             return
         except OSError as failure:
@@ -541,7 +542,7 @@ def _wants_cgroup_mount(spec: Spec) -> bool:
 
 def _open_pidfd(pid: int) -> Fd:
     try:
-        return proc.pidfd_open(pid)
+        return pids.pidfd_open(pid)
     except ProcessLookupError as failure:
         raise FailedPrecondition(
             "exec in container", f"pid {pid}", "the container's process has ended"

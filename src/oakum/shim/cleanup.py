@@ -19,7 +19,7 @@ import time
 from typing import Any, Final
 
 from oakum.errors import FailedPrecondition, OakumError, SystemFailure
-from oakum.linux import durable, mount, process
+from oakum.linux import durable, mount, pids
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.shim.requests import PIN_NAMES
 
@@ -153,7 +153,7 @@ def end_noted(directory: str, name: str) -> None:
 def _kill(pid: int, started: int) -> None:
     """SIGKILL exactly the process that started then, and wait until it is dead."""
     try:
-        handle = process.pidfd_open(pid)
+        handle = pids.pidfd_open(pid)
     except (ProcessLookupError, OSError) as failure:
         if failure.errno in (errno.ESRCH, errno.EINVAL):
             return
@@ -163,7 +163,7 @@ def _kill(pid: int, started: int) -> None:
             return
         deadline = time.monotonic() + _KILL_TIMEOUT_S
         try:
-            process.pidfd_send_signal(handle.fileno(), signal.SIGKILL)
+            pids.pidfd_send_signal(handle.fileno(), signal.SIGKILL)
         except ProcessLookupError:
             return
         while not _is_dead(pid, started):

@@ -15,7 +15,7 @@ import signal
 from typing import Any, Final, NoReturn, cast
 
 from oakum.errors import CommandNotRunnable, DeadlineExceeded, FailedPrecondition, OakumError, SystemFailure
-from oakum.linux import process
+from oakum.linux import pids, process
 from oakum.linux.fd import Fd, pipe
 from oakum.oci.credentials import duplicate_stdio
 
@@ -63,7 +63,7 @@ class Runtime:
                 poll.register(pidfd.fileno(), select.POLLIN)
                 late = not poll.poll(timeout_s * 1000)
                 if late:
-                    process.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
+                    pids.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
                 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if late:
                 raise DeadlineExceeded(

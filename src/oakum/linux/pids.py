@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Descriptors of processes, for those who need no more of `process`: signals that reach the one meant, or nobody."""
+"""Other processes, by their ids: descriptors by which a signal reaches the one meant, or nobody."""
 
 from __future__ import annotations
 
