@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other processes, by their ids: descriptors by which a signal reaches the one meant, or nobody."""
+"""Other processes, by their ids: signals, and descriptors by which one reaches the process meant, or nobody."""
 
 from __future__ import annotations
 
@@ -23,3 +23,11 @@ def pidfd_send_signal(pidfd: int, number: int) -> None:
     Source: pidfd_send_signal(2). Raises ProcessLookupError when it has ended.
     """
     signal.pidfd_send_signal(pidfd, number)
+
+
+def kill_if_there(pid: int, number: int = signal.SIGKILL) -> None:
+    """Signal a process that may have ended, and been reaped, by itself. Raises OSError."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass

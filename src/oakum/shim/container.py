@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from oakum.errors import FailedPrecondition, OakumError, SystemFailure
-from oakum.linux import process
+from oakum.linux import pids, process
 from oakum.linux.fd import Fd
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.container import InitProcess, Status
@@ -330,7 +330,7 @@ class Container:
                 self._signal(signal.SIGKILL)
             else:
                 for pid in self._cgroup.processes():
-                    _kill_if_there(pid, number)
+                    pids.kill_if_there(pid, number)
         else:
             self._signal(number)
         if number == signal.SIGKILL and self._state == lifecycle.PAUSED:
@@ -523,10 +523,3 @@ class Container:
         waiting, self._when_deleted = self._when_deleted, []
         for deleted in waiting:
             deleted()
-
-
-def _kill_if_there(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass

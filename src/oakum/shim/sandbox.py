@@ -20,13 +20,12 @@ import fcntl
 import json
 import os
 import re
-import signal
 import socket
 import struct
 from typing import Any, Final
 
 from oakum.errors import InvalidArgument, OakumError, SystemFailure, Unavailable, from_dict
-from oakum.linux import mount, namespaces, process
+from oakum.linux import mount, namespaces, pids, process
 from oakum.linux.fd import Fd, pipe
 from oakum.shim import pod_init
 from oakum.shim.cleanup import RUNTIME_NAME
@@ -221,17 +220,9 @@ def _make_in_child(request: SandboxRequest) -> int:
             _pin(request, str(child))
             _tell(to_child)
     except BaseException:
-        kill(child)
+        pids.kill_if_there(child)
         raise
     return int(child) if "pid" in kinds else 0
-
-
-def kill(child: int) -> None:
-    """Kill a child of the keeper's; one that failed has ended by itself, and may be reaped already."""
-    try:
-        os.kill(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _write_maps(request: SandboxRequest, pid: int) -> None:
