@@ -11,7 +11,6 @@ the directory is the runtime's own affair. Spec: CRI v1 CheckpointPod.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -58,18 +57,23 @@ def write(
         Unimplemented: this host, or CRIU with one of the containers, cannot do it; says why.
     """
     sandbox = sandboxes.status(sandbox_id)
-    chosen = _chosen(containers, sandbox, container_ids)
-    for status in chosen:
-        checkpoints.check(context, containers.need(status.id))
-    parent = os.path.dirname(directory)
+    parent, name = os.path.split(directory)
     _check_place(directory, parent)
     with context.locks.holding(sandbox.id):
-        temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(directory)[:64]}.", dir=parent)  # 0700
-        note = f"{context.layout.sandbox(sandbox.id)}/{FILE}"
+        recover(
+            context, containers, sandbox.id
+        )  # or what a killed call froze would count as paused by somebody
+        chosen = _chosen(containers, sandbox, container_ids)
+        for status in chosen:
+            checkpoints.check(context, containers.need(status.id))
         to_thaw = tuple(status.id for status in chosen if status.state == "running")
+        temporary = f"{parent}/.{name[:48]}.{os.urandom(6).hex()}"  # below 255 bytes whatever is in the name
+        note = f"{context.layout.sandbox(sandbox.id)}/{FILE}"
         with storing("note what is frozen", note):
             write_file(note, msgspec.json.encode(_Frozen(to_thaw, temporary)))
         try:
+            with storing("make directory of pod checkpoint", temporary):
+                os.mkdir(temporary, 0o700)
             with ExitStack() as frozen:
                 for container_id in to_thaw:
                     containers.pause(container_id)

@@ -120,9 +120,7 @@ def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str
     done += _abandoned(context, worker)
     done += _orphaned_pods(context)
     done += _orphaned_directories(context)
-    for name in _listed(context.layout.sandboxes):
-        if pod_checkpoints.noted(context, name):
-            _with_lock(context, name, lambda _, key=name: _half_checkpointed(context, worker, key), done)
+    done += _frozen(context, worker)
     done += _orphaned_snapshots(context)
     done += _orphaned_addresses(context)
     done += _orphaned_locks(context)
@@ -232,6 +230,14 @@ def _orphaned_directories(context: Context) -> list[str]:
         if context.store.sandbox(name) is None:
             pods.remove_directory(context.layout.sandboxes, name)
             done.append(f"sandbox {name[:12]}: unknown, directory removed")
+    return done
+
+
+def _frozen(context: Context, worker: Callable[[str], Worker]) -> list[str]:
+    done: list[str] = []
+    for name in _listed(context.layout.sandboxes):
+        if pod_checkpoints.noted(context, name):
+            _with_lock(context, name, lambda _, key=name: _half_checkpointed(context, worker, key), done)
     return done
 
 
