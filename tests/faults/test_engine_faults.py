@@ -74,8 +74,8 @@ for number in itertools.count():
 """
 
 
-# A pod's checkpoint, made by a child that is killed before the nth line of pod_checkpoints. What CRIU would do is left
-# out: few kernels here let it. Says whether the child was killed.
+# A pod's checkpoint, made by a child that is killed before the nth line of pod_checkpoints, pause or resume. What CRIU
+# would do is left out: few kernels let it. Says whether the child was killed.
 CHECKPOINTS = """
 import os, signal, sys
 from oakum.engine import checkpoints, pod_checkpoints
@@ -90,7 +90,8 @@ def killed_at(line):
     left = line
     def trace(frame, event, arg):
         nonlocal left
-        if frame.f_code.co_filename != pod_checkpoints.__file__:
+        where = frame.f_code
+        if where.co_filename != pod_checkpoints.__file__ and where.co_name not in ("pause", "resume"):
             return None
         if event == "line":
             left -= 1

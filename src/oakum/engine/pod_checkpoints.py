@@ -157,10 +157,9 @@ def recover(context: Context, containers: Containers, sandbox_id: str) -> str:
         return ""
     for container_id in left.containers:
         try:
-            if containers.status(container_id).state == "paused":
-                containers.resume(container_id)
-        except NotFound:
-            continue
+            containers.resume(container_id)
+        except (NotFound, FailedPrecondition):
+            continue  # it is gone, has ended, or was not frozen yet
     parent, name = os.path.split(left.directory)
     pods.remove_directory(parent, name)
     os.unlink(note)
