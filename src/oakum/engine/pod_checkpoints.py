@@ -19,8 +19,8 @@ import msgspec
 
 from oakum.backend.config import Struct
 from oakum.backend.status import ContainerFilter, ContainerStatus, SandboxStatus
-from oakum.engine import checkpoints, pods
-from oakum.engine.storage import storing
+from oakum.engine import checkpoints
+from oakum.engine.storage import remove_directory, storing
 from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
 from oakum.linux.durable import sync_directory, write_file
 
@@ -88,7 +88,7 @@ def write(
                 os.rename(temporary, directory)
                 sync_directory(parent)
         finally:
-            pods.remove_directory(parent, os.path.basename(temporary))
+            remove_directory(parent, os.path.basename(temporary))
             os.unlink(note)
 
 
@@ -161,6 +161,6 @@ def recover(context: Context, containers: Containers, sandbox_id: str) -> str:
         except (NotFound, FailedPrecondition):
             continue  # it is gone, has ended, or was not frozen yet
     parent, name = os.path.split(left.directory)
-    pods.remove_directory(parent, name)
+    remove_directory(parent, name)
     os.unlink(note)
     return f"sandbox {sandbox_id[:12]}: half checkpointed, its containers go on"
