@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other processes, by their ids: signals, and descriptors by which one reaches the process meant, or nobody."""
+"""Processes by their ids: what /proc says of them, signals, and descriptors by which those reach the one meant or nobody."""
 
 from __future__ import annotations
 
 import os
 
+from oakum.linux.durable import read_file
 from oakum.linux.fd import Fd
 from oakum.model.light import signal
 
@@ -31,3 +32,23 @@ def kill_if_there(pid: int, number: int = signal.SIGKILL) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def stat_fields(pid: int | str) -> list[bytes]:
+    """What the kernel says of a process, from field 3, its state, on; the name before that may hold anything.
+
+    Source: proc_pid_stat(5). Raises OSError (FileNotFoundError or ProcessLookupError when it is gone).
+    """
+    return read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
+def start_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when it has ended, also while it is a zombie.
+
+    Source: proc_pid_stat(5), fields 3 and 22. Raises OSError.
+    """
+    try:
+        fields = stat_fields(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])

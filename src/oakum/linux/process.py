@@ -25,6 +25,7 @@ from oakum.linux.libc import (
     sizeof,
     u64,
 )
+from oakum.linux.pids import stat_fields
 from oakum.model.light import TYPE_CHECKING, cast, signal
 
 if TYPE_CHECKING:
@@ -213,8 +214,7 @@ def _title_room() -> tuple[int, int]:
     """Where the arguments of this process and of every fork of it are, and their size."""
     global _title  # noqa: PLW0603 - found once: forks need not look again
     if _title is None:
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = stat_fields("self")
         start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49
         _title = (start, end - start if start else 0)
     return _title

@@ -375,9 +375,7 @@ def _adopt(pid_file: str, runtime: str) -> tuple[int, Fd]:
             "read pid", f"of {runtime}", f"it says it is done, and its pid file holds {text!r}"
         )
     pid = int(text)
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        parent = int(file.read().rpartition(b")")[2].split()[1])
-    if parent != os.getpid():
+    if int(pids.stat_fields(pid)[1]) != os.getpid():
         raise SystemFailure("read pid", f"of {runtime}", f"process {pid} is not a child that it left us")
     return pid, pids.pidfd_open(pid)
 

@@ -13,7 +13,7 @@ import time
 
 from oakum.errors import DeadlineExceeded, SystemFailure, Unimplemented
 from oakum.linux.fd import Fd
-from oakum.linux.pids import kill_if_there
+from oakum.linux.pids import kill_if_there, stat_fields
 from oakum.model.light import TYPE_CHECKING
 from oakum.oci.cgroups.layout import Hierarchy, Layout, normalise_path
 
@@ -403,8 +403,7 @@ def _remove_directory(path: str) -> bool:
 
 def _is_dying(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+        return stat_fields(pid)[0] in (b"Z", b"X")
     except OSError:
         return True
 
