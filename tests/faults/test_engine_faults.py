@@ -25,8 +25,9 @@ from oakum.engine.engine import Engine
 from oakum.engine.namespace import Namespace
 from oakum.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from tests.conftest import Directories
-from tests.support.engines import Lab, clear, eventually, laboratory
+from tests.support.engines import Lab, clear, laboratory
 from tests.support.leaks import cgroup_mounts
+from tests.support.patience import eventually
 from tests.support.zygotes import end_zygote
 
 # What the victim does, over and over. Each call may be the one that never returns.
