@@ -73,7 +73,8 @@ class CreateRequest(NamedTuple):
     With `for_parent` the process becomes a child of the caller's parent (CLONE_PARENT), which reaps it.
     With `gate` it waits there for its start, and not for `ContainerProcess.start`. With `hooks` the spec's hooks run:
     the status "mounted" comes first, and `ContainerProcess.hooked` lets it go on. The container inherits descriptors
-    3 to 2 + `preserve_fds`.
+    3 to 2 + `preserve_fds`. Unless `alone` the caller has descriptors that are for others, and the child closes all but
+    what it is given here; it takes neither `gate` nor `listener` nor `preserve_fds` then.
     """
 
     container_id: str
@@ -93,6 +94,7 @@ class CreateRequest(NamedTuple):
     hooks: bool = False
     preserve_fds: int = 0
     new_keyring: bool = True
+    alone: bool = True
 
 
 class ExecRequest(NamedTuple):
@@ -328,7 +330,8 @@ def create(request: CreateRequest) -> InitProcess:
         )
         if (user_namespace or plan.has_id_maps) and has_rights():
             job = job._replace(opened=_open_for_child(job, held))
-        return _launch(job, layout, cgroup_path, proc.CLONE_PARENT if request.for_parent else 0)
+        parentage = proc.CLONE_PARENT if request.for_parent else 0
+        return _launch(job, layout, cgroup_path, parentage, alone=request.alone)
     finally:
         held.close()
 
@@ -416,7 +419,9 @@ class _Held:
             fd.close()
 
 
-def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentage: int) -> InitProcess:
+def _launch(
+    job: init.InitJob, layout: Layout | None, cgroup_path: str, parentage: int, *, alone: bool
+) -> InitProcess:
     group = Cgroup(layout, cgroup_path) if layout is not None and cgroup_path else None
     linux = job.spec.get("linux") or {}
     resources = linux.get("resources") or {}
@@ -436,7 +441,10 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentag
         job = job._replace(join_fds=())
 
     def body() -> None:
-        ours.close()
+        if alone:
+            ours.close()
+        else:
+            proc.close_except({2, theirs.fileno(), *job.given_fds()})
         init.run(job, theirs)
 
     try:

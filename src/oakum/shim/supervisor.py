@@ -420,6 +420,7 @@ class Supervisor:
                 connection.fail,
             ),
             connection.fail,
+            goes_on=True,
         )
 
     def _gone(self, container: Container) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final, NoReturn
 
 from oakum.errors import InvalidArgument
 from oakum.linux import process, sockets
-from oakum.oci.cgroups import detect_layout
+from oakum.oci.cgroups import detect_layout, devices, values
 from oakum.shim import keeper, spare
 from oakum.shim.connection import Connection
 from oakum.shim.loop import Loop, ignore_signal, report
@@ -29,6 +29,8 @@ from oakum.shim.rehearsal import rehearse
 from oakum.shim.requests import SandboxRequest
 from oakum.shim.starter import LISTENER_FD, LOCK_NAME, SOCKET_NAME, code_version
 
+# What only limits ask for is loaded once for all shims.
+_LOADED: Final = (devices, values)
 TITLE: Final = "oakum zygote"
 _LOOK_S: Final = 5.0
 _QUIET_S: Final = 0.2
