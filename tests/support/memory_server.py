@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from oakum.api.cri.interceptor import current_rpc
+from oakum.api.cri.edge import current_rpc
 from oakum.daemon.config import Config, load_config, with_options
 from oakum.daemon.listen import SocketOwner, only_server
 from oakum.daemon.logs import set_up_logs

@@ -61,7 +61,7 @@ def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
     with only_server(config.state):
         began = time.monotonic()
         # gRPC and the engine are imported late: a wrong configuration is told at once, and no option pays for them
-        from oakum.api.cri.interceptor import current_rpc
+        from oakum.api.cri.edge import current_rpc
         from oakum.daemon.compose import opened
         from oakum.engine.engine import Engine
         from oakum.streaming.server import StreamingConfig, StreamingServer

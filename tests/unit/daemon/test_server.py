@@ -108,6 +108,7 @@ def test_it_is_ready_when_it_says_so_and_ends_cleanly(start: Callable[..., Serve
     assert not server.socket.exists()
     assert " serving " in err
     assert " stopping signal=SIGTERM" in err
+    assert "experiment" not in err  # what we ask gRPC for is known to it
     assert (server.state / "zygotes").read_text() == "held\n"
 
 

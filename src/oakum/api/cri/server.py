@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gRPC server of the CRI front door: services, limits, interceptor. Sockets are the daemon's business."""
+"""The gRPC server of the CRI front door: services, limits, edge. Sockets are the daemon's business."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import cast
-
-# Forks go to the zygote, which never runs gRPC: its fork handlers would only slow them. Read when grpc loads.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc.aio
 
 from oakum.api.cri._proto import cri_pb2_grpc
 from oakum.api.cri.calls import Calls
-from oakum.api.cri.interceptor import Edge
+from oakum.api.cri.edge import Edge
 from oakum.api.cri.rpc.checkpoints import CheckpointRpcs
 from oakum.api.cri.rpc.containers import ContainerRpcs
 from oakum.api.cri.rpc.events import EventRpcs
@@ -75,9 +71,10 @@ def cri_server(
     Without `streams` there are no Exec, Attach and PortForward.
     """
     make = cast("Callable[..., grpc.aio.Server]", grpc.aio.server)  # pyright: ignore[reportUnknownMemberType] - stubs
-    server = make(interceptors=[Edge()], options=_OPTIONS)
+    server = make(options=_OPTIONS)
+    edge = cast("grpc.aio.Server", Edge(server))  # all of a server that generated code knows
     service = RuntimeService(runtime, calls)
     service.streams = streams
-    cri_pb2_grpc.add_RuntimeServiceServicer_to_server(service, server)
-    cri_pb2_grpc.add_ImageServiceServicer_to_server(ImageServiceRpcs(images, calls), server)
+    cri_pb2_grpc.add_RuntimeServiceServicer_to_server(service, edge)
+    cri_pb2_grpc.add_ImageServiceServicer_to_server(ImageServiceRpcs(images, calls), edge)
     return server
