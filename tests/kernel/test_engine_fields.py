@@ -15,8 +15,7 @@ from oakum.backend.config import HugepageLimit, Mount, Resources, SELinuxOptions
 from oakum.engine import cdi, host, imageviews
 from oakum.errors import InvalidArgument, NotFound
 from tests.conftest import Directories
-from tests.support.engines import Lab, laboratory
-from tests.support.patience import eventually
+from tests.support.engines import Lab, eventually, laboratory
 
 
 @pytest.fixture(scope="module")

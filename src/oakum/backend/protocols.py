@@ -8,7 +8,7 @@ a thread pool. Ids may be given by their beginning. Every method raises from `oa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from oakum.backend.config import AuthConfig, ContainerConfig, Resources, SandboxConfig
 from oakum.backend.status import (
@@ -27,6 +27,8 @@ from oakum.backend.status import (
     SandboxStatus,
 )
 from oakum.errors import OakumError
+
+T = TypeVar("T")
 
 
 class RuntimeBackend(Protocol):
@@ -157,6 +159,18 @@ class Checkpointing(Protocol):
         """Write archives of a pod's running containers, all of one moment, into a new directory; the pod goes on.
 
         Empty `container_ids` are all that run. Raises Unimplemented with the host's reason.
+        """
+        ...
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """What a runtime backend may do besides: answer short questions without waiting for anybody."""
+
+    def at_once(self, look: Callable[[], T]) -> T | None:
+        """What `look` gives, which asks this backend only for sandboxes and containers, and changes nothing.
+
+        None when that would have to wait for another thread or process, or would take longer than a thread of its own.
         """
         ...
 

@@ -56,6 +56,9 @@ class Context:
     @property
     def store(self) -> Store:
         """The engine's database."""
+        opened = self._store
+        if opened is not None:  # whoever makes another part meanwhile keeps nobody waiting
+            return opened
         with self._guard:
             if self._store is None:
                 with storing("make root directory", self.layout.root):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oakum.backend.config import AuthConfig, ContainerConfig, NetworkRequest, Resources, SandboxConfig
 from oakum.backend.protocols import PullProgress
@@ -32,6 +32,7 @@ from oakum.engine.context import Context
 from oakum.engine.images import Images
 from oakum.engine.logs import LogLine
 from oakum.engine.sandboxes import Sandboxes
+from oakum.engine.store.database import WouldWait
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
 from oakum.errors import NotFound, OakumError
 from oakum.model.exits import ExitRecord
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from oakum.images.config import ImageConfig
     from oakum.shim.client import Exec
     from oakum.snapshots.protocol import Usage
+
+T = TypeVar("T")
 
 
 class Namespace:
@@ -127,6 +130,16 @@ class Namespace:
             written=self._written,
             root=lambda: self._context.layout.root,
         )
+
+    # Prompt
+
+    def at_once(self, look: Callable[[], T]) -> T | None:
+        """What `look` gives where the database and the disk's cache can say it right now; else None."""
+        try:
+            with self._context.store.at_once():
+                return look()
+        except WouldWait:
+            return None
 
     # RuntimeBackend: health
 

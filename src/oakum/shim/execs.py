@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure
-from oakum.linux import pids
 from oakum.linux.fd import Fd
 from oakum.model.exits import ExitRecord
 from oakum.oci.cgroups import Cgroup
@@ -104,7 +103,7 @@ class ExecGroup:
                 return
             killed |= new
             for pid in new:
-                pids.kill_if_there(pid)
+                _kill_if_there(pid)
 
     def _members(self) -> list[int]:
         try:
@@ -136,7 +135,14 @@ def _kill_tree(pid: int) -> None:
         return
     for child in children:
         _kill_tree(child)
-    pids.kill_if_there(pid)
+    _kill_if_there(pid)
+
+
+def _kill_if_there(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _left_its_namespaces(error: OakumError) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from oakum.backend.config import ContainerConfig, ContainerMetadata, SandboxConfig, SandboxMetadata
 from oakum.engine.store import schema
-from oakum.engine.store.database import Store
+from oakum.engine.store.database import Store, WouldWait
 from oakum.engine.store.records import ContainerRecord, ImageName, ImageRecord, SandboxRecord
 from oakum.errors import AlreadyExists, DataLoss, FailedPrecondition, ResourceExhausted
 
@@ -216,3 +217,45 @@ def test_a_failed_commit_leaves_no_transaction_open(store: Store) -> None:
 
 def _fields(record: SandboxRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+def test_what_is_asked_at_once_waits_for_no_thread_and_no_process(store: Store, path: str) -> None:
+    store.put_sandbox(sandbox("a" * 64))
+    other = Store(path)
+    with other.transaction():  # another process changes something, for as long as it likes
+        other.put_sandbox(sandbox("b" * 64))
+        with store.at_once():
+            assert [s.id for s in store.sandboxes()] == ["a" * 64]
+    with store.at_once():
+        assert {s.id for s in store.sandboxes()} == {"a" * 64, "b" * 64}
+    other.close()
+    begun, done = threading.Event(), threading.Event()
+
+    def change() -> None:
+        with store.transaction():
+            begun.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    assert begun.wait(60)
+    try:
+        with pytest.raises(WouldWait), store.at_once():
+            pass
+    finally:
+        done.set()
+        thread.join(60)
+    with store.at_once():
+        assert len(store.sandboxes()) == 2
+
+
+def test_what_is_asked_at_once_changes_nothing_and_reads_no_long_list(store: Store) -> None:
+    with pytest.raises(WouldWait), store.at_once(), store.transaction():
+        pass
+    with store.transaction():  # and afterwards as ever
+        for number in range(65):
+            store.put_sandbox(sandbox(f"{number:064x}"))
+    assert len(store.sandboxes()) == 65
+    with pytest.raises(WouldWait), store.at_once():
+        store.sandboxes()
+    assert len(store.sandboxes()) == 65

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from oakum.backend.config import ContainerConfig, Rlimit
 from oakum.errors import InvalidArgument
-from oakum.oci.command import DEFAULT_PATH
+
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def argv(

@@ -34,7 +34,14 @@ _sandbox_decoder = msgspec.json.Decoder(SandboxRecord)
 _container_decoder = msgspec.json.Decoder(ContainerRecord)
 _image_decoder = msgspec.json.Decoder(ImageRecord)
 
+# So many rows are read in less than the time of a thread's turn.
+_PROMPT_ROWS = 64
+
 R = TypeVar("R", SandboxRecord, ContainerRecord, ImageRecord)
+
+
+class WouldWait(Exception):
+    """What was asked for at once (`Store.at_once`) cannot be had so. Told to nobody outside of the engine."""
 
 
 class Store:
@@ -44,6 +51,7 @@ class Store:
         self._path = path
         self._guard = threading.RLock()
         self._depth = 0
+        self._prompt = False
         # id → (the row's bytes, its decoded value): a row is decoded again only when its bytes changed.
         self._decoded: dict[str, tuple[bytes, Any]] = {}
         self._listings: dict[str, tuple[tuple[int, int], Any]] = {}
@@ -80,6 +88,8 @@ class Store:
             Unavailable: another process kept the database for over half a minute.
         """
         with self._guard:
+            if self._prompt:
+                raise WouldWait
             if self._depth:
                 self._depth += 1
                 try:
@@ -101,6 +111,22 @@ class Store:
             except OakumError:  # no space: what was not committed must not stay open
                 self._roll_back()
                 raise
+
+    @contextmanager
+    def at_once(self) -> Generator[None]:
+        """For reading without waiting: other threads are kept out, transactions and long listings refused.
+
+        Raises:
+            WouldWait: now, or by what is asked for within.
+        """
+        if not self._guard.acquire(blocking=False):
+            raise WouldWait
+        self._prompt = True
+        try:
+            yield
+        finally:
+            self._prompt = False
+            self._guard.release()
 
     def _roll_back(self) -> None:
         # Some errors (a full disk among them) have made SQLite do it already.
@@ -144,6 +170,8 @@ class Store:
         with self._guard:
             counter = self._change_counter()
             known = self._listings.get(name)
+            if self._prompt and known is not None and len(known[1]) > _PROMPT_ROWS:
+                raise WouldWait
             if known is not None and known[0] == counter and not self._depth:
                 return known[1]
             rows = self._run(statement, values).fetchall()

@@ -75,7 +75,7 @@ class ContainerRpcs(RuntimeRpcs):
     ) -> pb.ListContainersResponse:
         """The containers that match, newest first. Spec: CRI v1 ListContainers."""
         wanted = read_container_filter(request.filter)
-        return await self.calls.quick(self._listed_containers, wanted)
+        return await self.look(self._listed_containers, wanted)
 
     async def StreamContainers(
         self, request: pb.StreamContainersRequest, _context: Context
@@ -102,9 +102,7 @@ class ContainerRpcs(RuntimeRpcs):
         self, request: pb.ContainerStatusRequest, _context: Context
     ) -> pb.ContainerStatusResponse:
         """One container. Spec: CRI v1 ContainerStatus."""
-        status = await self.calls.quick(
-            self.runtime.container_status, present("container_id", request.container_id)
-        )
+        status = await self.look(self.runtime.container_status, present("container_id", request.container_id))
         info = None
         if request.verbose:
             info = container_info(status, await self.calls.quick(_runtime_spec, status))

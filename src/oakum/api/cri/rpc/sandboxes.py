@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from oakum.api.cri._proto import cri_pb2 as pb
@@ -25,7 +25,7 @@ from oakum.api.cri.convert.sandboxes import (
 from oakum.api.cri.listings import Listing
 from oakum.api.cri.rpc.base import Context, RuntimeRpcs
 from oakum.backend.protocols import RuntimeBackend
-from oakum.backend.status import ContainerFilter, SandboxFilter
+from oakum.backend.status import ContainerFilter, ContainerStatus, SandboxFilter, SandboxStatus
 
 
 class SandboxRpcs(RuntimeRpcs):
@@ -67,11 +67,8 @@ class SandboxRpcs(RuntimeRpcs):
         """One sandbox with the states of its containers at `timestamp`. Spec: CRI v1 PodSandboxStatus."""
         # taken before reading, so that what changes afterwards is never older than the time we say
         timestamp_ns = time.time_ns()
-        status = await self.calls.quick(
-            self.runtime.sandbox_status, present("pod_sandbox_id", request.pod_sandbox_id)
-        )
-        containers = await self.calls.quick(
-            self.runtime.list_containers, ContainerFilter(sandbox_id=status.id)
+        status, containers = await self.look(
+            self._with_containers, present("pod_sandbox_id", request.pod_sandbox_id)
         )
         return pb.PodSandboxStatusResponse(
             status=write_sandbox_status(status),
@@ -84,7 +81,11 @@ class SandboxRpcs(RuntimeRpcs):
         self, request: pb.ListPodSandboxRequest, _context: Context
     ) -> pb.ListPodSandboxResponse:
         """The sandboxes that match, newest first. Spec: CRI v1 ListPodSandbox."""
-        return await self.calls.quick(self._listed_sandboxes, read_sandbox_filter(request.filter))
+        return await self.look(self._listed_sandboxes, read_sandbox_filter(request.filter))
+
+    def _with_containers(self, sandbox_id: str) -> tuple[SandboxStatus, Sequence[ContainerStatus]]:
+        status = self.runtime.sandbox_status(sandbox_id)
+        return status, self.runtime.list_containers(ContainerFilter(sandbox_id=status.id))
 
     def _listed_sandboxes(self, wanted: SandboxFilter) -> Any:
         found = self.runtime.list_sandboxes(wanted)
