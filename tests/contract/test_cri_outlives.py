@@ -15,8 +15,9 @@ import pytest
 
 from oakum.api.cri._proto import cri_pb2 as pb
 from tests.conftest import Directories, make_directories
-from tests.contract.test_cri_pod_life import read_log, until
+from tests.contract.test_cri_pod_life import read_log
 from tests.support.cri import CriClient, container_config, pod_config
+from tests.support.patience import eventually
 from tests.support.server import OakumServer
 
 TICK = "i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.05; done"
@@ -73,7 +74,7 @@ def test_a_killed_server_loses_nothing(
         assert 0.6e9 < ended.finished_at - ended.started_at < 1.1e9
         assert client.status(ticks).status.state == pb.CONTAINER_RUNNING
         assert pid_of(client, ticks) == pid
-        until(lambda: len(read_log(tmp_path / "ticks.log")) > max(seen, 20))
+        eventually(lambda: len(read_log(tmp_path / "ticks.log")) > max(seen, 20))
         numbers = [int(text.split()[1]) for _, _, text in read_log(tmp_path / "ticks.log")]
         assert numbers == list(range(1, len(numbers) + 1))
         assert client.exec(ticks, "echo", "hello").stdout == b"hello\n"

@@ -16,16 +16,9 @@ import pytest
 from oakum.api.cri._proto import cri_pb2 as pb
 from tests.contract.conftest import Node
 from tests.support.cri import CriClient, container_config, failure, pod_config
-from tests.support.patience import patient
+from tests.support.patience import eventually, patient
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d) (stdout|stderr) ([FP]) (.*)")
-
-
-def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def read_log(path: Path) -> list[tuple[str, str, str]]:
@@ -95,13 +88,13 @@ def test_two_containers_of_a_pod_share_its_network(
     server = started(node, pod, "server", "httpd", "-f", "-p", "80", "-h", "/www")
     client = started(node, pod, "client", "sh", "-c", "hostname; echo on stderr >&2; exec sleep 600")
     address = node.client.pod_status(pod).status.network.ip
-    until(lambda: node.client.exec(client, "wget", "-qO-", "http://127.0.0.1/").exit_code == 0)
+    eventually(lambda: node.client.exec(client, "wget", "-qO-", "http://127.0.0.1/").exit_code == 0)
     with urllib.request.urlopen(f"http://{address}/", timeout=5) as answer:
         assert b"it works" in answer.read()
     inside = node.client.exec(client, "wget", "-qO-", "http://127.0.0.1/")
     assert inside.stdout == b"<h1>it works</h1>\n"
     assert address.encode() in node.client.exec(client, "ip", "-4", "addr", "show", "eth0").stdout
-    until(lambda: len(read_log(tmp_path / "client.log")) == 2)
+    eventually(lambda: len(read_log(tmp_path / "client.log")) == 2)
     assert sorted(read_log(tmp_path / "client.log")) == [
         ("stderr", "F", "on stderr"),
         ("stdout", "F", "web-0"),
@@ -212,7 +205,7 @@ def test_exec_that_takes_too_long_dies_with_all_it_started(node: Node, pods: Cal
     code, _ = failure(lambda: node.client.exec(container, "sh", "-c", "sleep 31337 & sleep 31338", timeout=1))
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert 1 <= time.monotonic() - began < patient(5)
-    until(lambda: b"3133" not in node.client.exec(container, "ps").stdout)
+    eventually(lambda: b"3133" not in node.client.exec(container, "ps").stdout)
 
 
 def test_much_output_of_an_exec_arrives(node: Node, pods: Callable[..., str]) -> None:
@@ -234,8 +227,8 @@ def test_statistics(node: Node, pods: Callable[..., str]) -> None:
     def of(container: str) -> pb.ContainerStats:
         return node.client.runtime.ContainerStats(pb.ContainerStatsRequest(container_id=container)).stats
 
-    until(lambda: of(busy).cpu.usage_core_nano_seconds.value > 50_000_000)
-    until(lambda: of(busy).writable_layer.used_bytes.value >= 3 << 20)
+    eventually(lambda: of(busy).cpu.usage_core_nano_seconds.value > 50_000_000)
+    eventually(lambda: of(busy).writable_layer.used_bytes.value >= 3 << 20)
     assert of(idle).cpu.usage_core_nano_seconds.value < of(busy).cpu.usage_core_nano_seconds.value
     assert of(idle).memory.working_set_bytes.value > 0
     assert of(idle).attributes.metadata.name == "idle"
@@ -279,10 +272,10 @@ def test_a_log_that_was_rotated_is_written_anew(node: Node, pods: Callable[..., 
     loop = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.05; done"
     container = started(node, pods("rotate"), "c", "sh", "-c", loop)
     log, old = tmp_path / "c.log", tmp_path / "c.log.1"
-    until(lambda: log.exists() and len(log.read_text().splitlines()) > 2)
+    eventually(lambda: log.exists() and len(log.read_text().splitlines()) > 2)
     log.rename(old)
     node.client.runtime.ReopenContainerLog(pb.ReopenContainerLogRequest(container_id=container))
-    until(lambda: log.exists() and len(log.read_text().splitlines()) > 2)
+    eventually(lambda: log.exists() and len(log.read_text().splitlines()) > 2)
     numbers = [int(text.split()[1]) for _, _, text in read_log(old) + read_log(log)]
     assert numbers == list(range(1, len(numbers) + 1))
     node.client.stop(container)
@@ -295,7 +288,7 @@ def test_how_containers_end(node: Node, pods: Callable[..., str], request: pytes
     pod = pods("ends")
 
     def ended(container: str) -> pb.ContainerStatus:
-        until(lambda: node.client.status(container).status.state == pb.CONTAINER_EXITED)
+        eventually(lambda: node.client.status(container).status.state == pb.CONTAINER_EXITED)
         return node.client.status(container).status
 
     well = ended(started(node, pod, "well", "true"))

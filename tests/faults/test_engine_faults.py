@@ -7,7 +7,9 @@ differs from round to round; then a fresh engine recovers, and what is on the ma
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +25,9 @@ from oakum.engine.engine import Engine
 from oakum.engine.namespace import Namespace
 from oakum.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from tests.conftest import Directories
-from tests.support.engines import Lab, clear, eventually, laboratory
+from tests.support.engines import Lab, clear, laboratory
 from tests.support.leaks import cgroup_mounts
+from tests.support.patience import eventually
 from tests.support.zygotes import end_zygote
 
 # What the victim does, over and over. Each call may be the one that never returns.
@@ -69,6 +72,46 @@ for number in itertools.count():
     if number % 2:
         mine.stop_sandbox(mine.container_status(container).sandbox_id)
     mine.rearm_container(container)
+"""
+
+
+# A pod's checkpoint, made by a child that is killed before the nth line of pod_checkpoints, pause or resume. What CRIU
+# would do is left out: few kernels let it. Says whether the child was killed.
+CHECKPOINTS = """
+import os, signal, sys
+from oakum.engine import checkpoints, pod_checkpoints
+from oakum.engine.engine import Engine
+root, state, pod, place = sys.argv[1:5]
+
+def dump(context, record, location, *, timeout_s=0):
+    with open(location, "wb") as file:
+        file.write(b"memory")
+
+def killed_at(line):
+    left = line
+    def trace(frame, event, arg):
+        nonlocal left
+        where = frame.f_code
+        if where.co_filename != pod_checkpoints.__file__ and where.co_name not in ("pause", "resume"):
+            return None
+        if event == "line":
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    return trace
+
+checkpoints.dump = dump
+for said in sys.stdin:
+    child = os.fork()
+    if not child:
+        with Engine(root, state) as engine:
+            sys.settrace(killed_at(int(said)))
+            engine.namespace("k8s.io").checkpoint_sandbox(pod, place)
+            sys.settrace(None)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print("killed" if os.WIFSIGNALED(status) else f"exit {os.waitstatus_to_exitcode(status)}", flush=True)
 """
 
 
@@ -239,6 +282,46 @@ def test_removal_cut_short_is_finished(lab: Lab) -> None:
             fresh.recover_fully()
             check_consistent(fresh)
             check_behaves(lab, fresh)
+
+
+@pytest.mark.timeout(300)
+def test_a_pod_checkpoint_killed_before_any_line_leaves_nothing_frozen_or_half(
+    lab: Lab, tmp_path: Path
+) -> None:
+    with lab.pod("checkpoint") as pod:
+        one, two = lab.started(pod, "one"), lab.started(pod, "two")
+        lab.cri.pause(two)  # by somebody, who wants it so
+        place = tmp_path / "pod"
+        arguments = [lab.engine.root, lab.engine.state, pod, str(place)]
+        with subprocess.Popen(
+            [sys.executable, "-c", CHECKPOINTS, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for line in itertools.count(1):
+                process.stdin.write(f"{line}\n")
+                process.stdin.flush()
+                said = process.stdout.readline().strip()
+                if line % 2 or said != "killed":
+                    lab.engine.recover_fully()  # else the next try finds what this one left
+                    lab.run(one, "true")
+                    assert [lab.cri.container_status(key).state for key in (one, two)] == [
+                        "running",
+                        "paused",
+                    ]
+                    assert os.listdir(tmp_path) in ([], ["pod"])
+                    assert not Path(lab.engine.root, "sandboxes", pod, "frozen.json").exists()
+                if place.exists():
+                    assert len(list(place.iterdir())) == 3
+                    shutil.rmtree(place)
+                if said != "killed":
+                    assert said == "exit 0"
+                    assert line > 30
+                    break
+        lab.cri.resume(two)
 
 
 def test_containers_outlive_every_engine(lab: Lab) -> None:

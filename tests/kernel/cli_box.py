@@ -18,9 +18,10 @@ from oakum.engine.context import network_suffix
 from oakum.network.builtin import BuiltinNetwork
 from tests.conftest import Directories
 from tests.support.images import busybox_layer
+from tests.support.patience import patient
 from tests.support.registry import Registry
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 20.0
 
 
 class Terminal:
@@ -56,7 +57,7 @@ class Terminal:
 
     def expect(self, pattern: str, timeout_s: float = TIMEOUT_S) -> re.Match[str]:
         """Wait until `pattern` appears behind what was expected before."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + patient(timeout_s)
         while True:
             match = re.compile(pattern).search(self.text, self._seen)
             if match:
@@ -69,7 +70,7 @@ class Terminal:
 
     def wait(self, timeout_s: float = TIMEOUT_S) -> int:
         """The exit code of `oakum`."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + patient(timeout_s)
         while self.process.poll() is None:
             assert time.monotonic() < deadline, f"still running; the terminal has:\n{self.text}"
             self._read(0.05)
@@ -117,7 +118,12 @@ class Box:
 
     def full(self, *arguments: str, stdin: bytes = b"", **options) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            self.argv(*arguments), input=stdin, capture_output=True, timeout=TIMEOUT_S, check=False, **options
+            self.argv(*arguments),
+            input=stdin,
+            capture_output=True,
+            timeout=patient(TIMEOUT_S),
+            check=False,
+            **options,
         )
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -163,12 +169,3 @@ def opened(directories: Directories, parent: Path) -> Iterator[Box]:
             network = BuiltinNetwork(f"{box.root}/network.db", name_suffix=network_suffix(box.root))
             network.remove_network()
             network.close()
-
-
-def wait_for(condition, what: str, timeout_s: float = TIMEOUT_S):
-    """What `condition` returns once it is true."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-    return found

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.container import ContainerProcess, CreateRequest, ExecRequest, Status, create, spawn_exec
 from oakum.oci.spec import parse
+from tests.support.patience import patient
 from tests.support.rootfs import make_rootfs
 
 _numbers = itertools.count()
@@ -218,7 +219,8 @@ class Running:
 
 def read_all(fd: int, timeout_s: float = 20.0) -> str:
     """Everything until end-of-file (or EIO, as terminals have it)."""
-    deadline = time.monotonic() + timeout_s
+    limit_s = patient(timeout_s)
+    deadline = time.monotonic() + limit_s
     data = b""
     while time.monotonic() < deadline:
         ready, _, _ = select.select([fd], [], [], 1.0)
@@ -231,4 +233,4 @@ def read_all(fd: int, timeout_s: float = 20.0) -> str:
         if not chunk:
             return data.decode()
         data += chunk
-    raise AssertionError(f"no end after {timeout_s} s: {data!r}")
+    raise AssertionError(f"no end after {limit_s:g} s: {data!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from oakum.errors import OakumError, SystemFailure, Unimplemented
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.stats import read_stats
 from tests.kernel.oci_box import Box, Running
+from tests.support.patience import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.cgroup]
 
@@ -37,13 +38,6 @@ def _value(group: Cgroup, v1: tuple[str, str], v2: str) -> str:
     tree = group.layout.of(controller)
     assert tree is not None
     return Path(group.directory(tree), file if tree.version == 1 else v2).read_text().strip()
-
-
-def _until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.01)
 
 
 def test_making_is_idempotent_and_removing_too(group: Cgroup) -> None:
@@ -113,7 +107,7 @@ def test_memory_limit_kills_and_is_counted(box: Box) -> None:
         assert container.cgroup.oom_kills() == 0
         result = container.exec("sh", "-c", "head -c 100m /dev/zero | tail -c 90m | wc -c")
         assert result.text.strip() != str(90 << 20)
-        _until(lambda: container.cgroup.oom_kills() > 0)
+        eventually(lambda: container.cgroup.oom_kills() > 0)
 
 
 def test_a_container_with_a_tiny_memory_limit_starts(box: Box) -> None:
@@ -129,7 +123,7 @@ def test_freezing_stops_and_thawing_goes_on(box: Box) -> None:
             return read_stats(box.layout, container.cgroup.path).cpu_usage_ns or 0
 
         before = used()
-        _until(lambda: used() > before)
+        eventually(lambda: used() > before)
         container.cgroup.freeze()
         container.cgroup.freeze()
         assert container.cgroup.frozen()
@@ -138,7 +132,7 @@ def test_freezing_stops_and_thawing_goes_on(box: Box) -> None:
         assert used() - frozen_at < 50_000_000
         container.cgroup.thaw()
         assert not container.cgroup.frozen()
-        _until(lambda: used() > frozen_at + 10_000_000)
+        eventually(lambda: used() > frozen_at + 10_000_000)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -147,12 +141,12 @@ def test_killing_takes_all_that_fork_and_escape_the_session(box: Box, frozen: bo
     spec = box.spec("sh", "-c", script)
     spec["linux"]["namespaces"] = [n for n in spec["linux"]["namespaces"] if n["type"] != "pid"]
     with Running(box, spec) as container:
-        _until(lambda: len(container.cgroup.processes()) >= 7)
+        eventually(lambda: len(container.cgroup.processes()) >= 7)
         if frozen:
             container.cgroup.freeze()
         container.cgroup.kill_all()
         os.waitid(os.P_PID, container.pid, os.WEXITED | os.WNOWAIT)
-        _until(lambda: all(_gone(pid) for pid in container.cgroup.processes()))
+        eventually(lambda: all(_gone(pid) for pid in container.cgroup.processes()))
 
 
 def _gone(pid: int) -> bool:
@@ -188,7 +182,7 @@ def test_statistics_of_a_working_container(box: Box) -> None:
         "sh", "-c", script, linux={"resources": {"memory": {"limit": 256 << 20}, "pids": {"limit": 50}}}
     )
     with Running(box, spec) as container:
-        _until(lambda: "sleep" in container.exec("ps", "-o", "comm").text.split())
+        eventually(lambda: "sleep" in container.exec("ps", "-o", "comm").text.split())
         stats = read_stats(box.layout, container.cgroup.path)
         assert stats.cpu_usage_ns is not None
         assert stats.cpu_usage_ns > 1_000_000

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.cli_box import Box, opened, wait_for
+from tests.kernel.cli_box import Box, opened
+from tests.support.patience import eventually
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +28,14 @@ def box(shop: Box) -> Iterator[Box]:
 def test_start_and_restart_bring_back_what_has_ended(box: Box) -> None:
     script = "trap 'exit 7' TERM; echo x >> /kept; echo run $(wc -l < /kept); while :; do sleep 0.1; done"
     box("run", "-d", "--name", "web", box.image, "sh", "-c", script)
-    wait_for(lambda: "run 1" in box("logs", "web"), "run 1")
+    eventually(lambda: "run 1" in box("logs", "web"), "run 1")
     box("stop", "web")
     assert "Exited (7)" in box("ps", "-a")
     assert box("start", "web") == "web\n"
     assert box("start", "web") == "web\n"  # it runs already
-    wait_for(lambda: "run 2" in box("logs", "web"), "run 2")
+    eventually(lambda: "run 2" in box("logs", "web"), "run 2")
     box("restart", "web")
-    wait_for(lambda: "run 3" in box("logs", "web"), "run 3")
+    eventually(lambda: "run 3" in box("logs", "web"), "run 3")
     assert "Up" in box("ps")
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from oakum.backend.config import ContainerConfig, ContainerMetadata, SandboxConfig, SandboxMetadata
 from oakum.engine.engine import Engine
-from tests.kernel.cli_box import Box, opened, wait_for
-from tests.support.patience import patient
+from tests.kernel.cli_box import Box, opened
+from tests.support.patience import eventually, patient
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_ctrl_c_reaches_the_exec_and_only_it(box: Box, web: str) -> None:
 
 def test_a_detached_exec_goes_on(box: Box, web: str) -> None:
     box("exec", "-d", web, "sh", "-c", "sleep 0.3; echo made > /tmp/by-exec")
-    wait_for(lambda: box("exec", web, "cat", "/tmp/by-exec", code=None) == "made\n", "the exec did nothing")
+    eventually(lambda: box("exec", web, "cat", "/tmp/by-exec", code=None) == "made\n", "the exec did nothing")
 
 
 # logs and attach
@@ -221,15 +221,15 @@ def test_a_stop_signal_and_timeout_of_its_own(box: Box) -> None:
         "-c",
         script,
     )
-    wait_for(lambda: "ready" in box("logs", "own"), "not ready")
+    eventually(lambda: "ready" in box("logs", "own"), "not ready")
     box("stop", "own")
     assert box("wait", "own") == "55\n"
 
 
 def test_kill_sends_any_signal(box: Box, web: str) -> None:
-    wait_for(lambda: "tick" in box("logs", web), "no tick")
+    eventually(lambda: "tick" in box("logs", web), "no tick")
     box("kill", "-s", "HUP", web)
-    wait_for(lambda: "hup" in box("logs", web), "the signal did not arrive")
+    eventually(lambda: "hup" in box("logs", web), "the signal did not arrive")
     box("kill", web)
     assert box("wait", web) == "137\n"
     done = box.full("kill", web)
@@ -238,14 +238,14 @@ def test_kill_sends_any_signal(box: Box, web: str) -> None:
 
 
 def test_pause_stops_the_clock(box: Box, web: str) -> None:
-    wait_for(lambda: "tick" in box("logs", web), "no tick")
+    eventually(lambda: "tick" in box("logs", web), "no tick")
     box("pause", web)
     assert "Paused" in box("ps")
     ticks = box("logs", web).count("tick")
     time.sleep(0.7)
     assert box("logs", web).count("tick") == ticks
     box("unpause", web)
-    wait_for(lambda: box("logs", web).count("tick") > ticks, "it stands still")
+    eventually(lambda: box("logs", web).count("tick") > ticks, "it stands still")
 
 
 def test_wait_gives_exit_codes(box: Box) -> None:

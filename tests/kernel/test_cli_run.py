@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.cli_box import Box, opened, wait_for
+from tests.kernel.cli_box import Box, opened
+from tests.support.patience import eventually
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +230,7 @@ def test_detach_keys_leave_it_running_and_attach_comes_back(box: Box) -> None:
 def test_a_detached_container_with_rm_goes_when_it_ends(box: Box) -> None:
     container_id = box("run", "-d", "--rm", "--name", "brief", box.image, "sleep", "1").strip()
     assert container_id in box.containers()
-    wait_for(lambda: container_id not in box.containers(), "the container stayed")
+    eventually(lambda: container_id not in box.containers(), "the container stayed")
 
 
 def test_what_was_left_with_rm_still_goes_when_it_ends(box: Box) -> None:
@@ -239,7 +240,7 @@ def test_what_was_left_with_rm_still_goes_when_it_ends(box: Box) -> None:
         assert terminal.wait() == 0
     (container_id,) = box.containers()
     box("kill", "brief")
-    wait_for(lambda: container_id not in box.containers(), "the container stayed")
+    eventually(lambda: container_id not in box.containers(), "the container stayed")
 
 
 def test_a_terminal_that_is_closed_takes_the_shell_along(box: Box) -> None:
@@ -249,7 +250,7 @@ def test_a_terminal_that_is_closed_takes_the_shell_along(box: Box) -> None:
         os.close(terminal.master)
         assert terminal.process.wait(60) != 0
         terminal.master, terminal.slave = os.openpty()  # for the fixture to close
-    wait_for(lambda: box.containers() == [], "the container stayed")
+    eventually(lambda: box.containers() == [], "the container stayed")
 
 
 def test_a_terminal_is_refused_where_there_is_none(box: Box) -> None:
@@ -405,7 +406,7 @@ def test_a_published_port_answers_on_loopback(box: Box) -> None:
         except OSError:
             return b""
 
-    assert wait_for(served, "nothing answers") == b"served\n"
+    assert eventually(served, "nothing answers") == b"served\n"
     taken = box.full("run", "--rm", "-p", f"127.0.0.1:{port}:80", box.image, "true")
     assert taken.returncode == 125
     assert str(port).encode() in taken.stderr

@@ -14,8 +14,9 @@ import pytest
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError
 from tests.conftest import Directories
 from tests.support.cni import CniBox
-from tests.support.engines import Lab, eventually, laboratory, together
+from tests.support.engines import Lab, laboratory, together
 from tests.support.netlab import Lab as Machine
+from tests.support.patience import eventually
 
 
 @pytest.fixture(scope="module")

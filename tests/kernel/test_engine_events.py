@@ -20,7 +20,7 @@ from oakum.errors import OakumError, ResourceExhausted
 from oakum.model.ids import new_id
 from tests.conftest import Directories
 from tests.support.engines import Lab, laboratory
-from tests.support.patience import patient
+from tests.support.patience import eventually, patient
 from tests.support.server import OAKUM
 
 
@@ -75,10 +75,9 @@ def watch(space: Namespace) -> Iterator[Callable[[], Seen]]:
     yield begin
     for leave in leaves:
         leave()
-    deadline = time.monotonic() + patient(5)
-    while any(t.name == "events" for t in threading.enumerate()):
-        assert time.monotonic() < deadline, "the thread goes on without watchers"
-        time.sleep(0.01)
+    eventually(
+        lambda: all(t.name != "events" for t in threading.enumerate()), "the thread ends with its watchers"
+    )
 
 
 def pod(space: Namespace) -> str:

@@ -15,7 +15,8 @@ from oakum.backend.config import HugepageLimit, Mount, Resources, SELinuxOptions
 from oakum.engine import cdi, host, imageviews
 from oakum.errors import InvalidArgument, NotFound
 from tests.conftest import Directories
-from tests.support.engines import Lab, eventually, laboratory
+from tests.support.engines import Lab, laboratory
+from tests.support.patience import eventually
 
 
 @pytest.fixture(scope="module")

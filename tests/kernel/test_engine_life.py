@@ -21,9 +21,9 @@ from oakum.errors import (
     InvalidArgument,
 )
 from tests.conftest import Directories
-from tests.support.engines import Lab, eventually, laboratory
+from tests.support.engines import Lab, laboratory
 from tests.support.leaks import cgroup_mounts
-from tests.support.patience import patient
+from tests.support.patience import eventually, patient
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ import pytest
 from oakum.backend.config import Resources
 from oakum.backend.status import SandboxMetrics
 from tests.conftest import Directories
-from tests.support.engines import Lab, eventually, laboratory
+from tests.support.engines import Lab, laboratory
+from tests.support.patience import eventually
 
 # What this host's kernel may account or not: huge pages, pressure, kernel memory, bursts.
 UNSURE = ("container_hugetlb_", "container_pressure_", "container_memory_kernel", "container_memory_swap")

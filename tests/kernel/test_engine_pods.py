@@ -30,8 +30,9 @@ from oakum.errors import (
     NotFound,
 )
 from tests.conftest import Directories
-from tests.support.engines import SLEEP, Lab, eventually, laboratory, together
+from tests.support.engines import SLEEP, Lab, laboratory, together
 from tests.support.leaks import cgroup_mounts
+from tests.support.patience import eventually
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,9 @@ from oakum.oci.cgroups import detect_layout
 from oakum.shim import frames
 from tests.conftest import Directories
 from tests.support.cri import container_config, pod_config
-from tests.support.engines import SLEEP, Lab, eventually, laboratory
+from tests.support.engines import SLEEP, Lab, laboratory
 from tests.support.leaks import cgroup_mounts
+from tests.support.patience import eventually
 from tests.support.server import OakumServer
 
 _MODE = detect_layout().mode

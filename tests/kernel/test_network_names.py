@@ -20,8 +20,9 @@ from oakum.engine.namespace import Namespace
 from oakum.engine.networks import wanted
 from oakum.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from tests.conftest import Directories
-from tests.support.engines import SLEEP, Lab, clear, eventually, laboratory, together
+from tests.support.engines import SLEEP, Lab, clear, laboratory, together
 from tests.support.lines import killed_at, killed_at_every_line
+from tests.support.patience import eventually
 
 BACK, FRONT = "back", "front"
 

@@ -18,7 +18,8 @@ from oakum.backend.config import NetworkRequest, PortMapping, Protocol, SandboxC
 from oakum.errors import AlreadyExists, InvalidArgument, Unimplemented
 from oakum.linux.netns import inside, open_netns
 from tests.conftest import Directories
-from tests.support.engines import SLEEP, Lab, eventually, laboratory
+from tests.support.engines import SLEEP, Lab, laboratory
+from tests.support.patience import eventually
 
 LOOPBACK = "::1"
 

@@ -9,14 +9,14 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.kernel.oci_cli_box import Runtime
-from tests.support.patience import patient
+from tests.support.patience import eventually, patient
 
 pytestmark = pytest.mark.cgroup
 
@@ -26,13 +26,6 @@ def runtime(tmp_path: Path) -> Iterator[Runtime]:
     made = Runtime(tmp_path)
     yield made
     made.close()
-
-
-def until(true: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
 
 
 def test_run_gives_back_output_and_exit_code(runtime: Runtime) -> None:
@@ -59,7 +52,7 @@ def test_a_container_waits_for_its_start_when_its_maker_is_gone(runtime: Runtime
     assert os.readlink(f"/proc/{state['pid']}/cwd") is not None
     assert not os.path.exists(f"{runtime.bundle}/rootfs/tmp/x")
     runtime("start", container)
-    until(lambda: os.path.exists(f"{runtime.bundle}/rootfs/tmp/x"))
+    eventually(lambda: os.path.exists(f"{runtime.bundle}/rootfs/tmp/x"))
     assert runtime.state(container)["status"] == "running"
     refused = runtime("start", container, check=False)
     assert refused.returncode == 1
@@ -88,7 +81,7 @@ def test_the_whole_life(runtime: Runtime) -> None:
     refused = runtime("delete", container, check=False)
     assert (refused.returncode, "that is not stopped: running" in refused.stderr) == (1, True)
     runtime("kill", container, "KILL")
-    until(lambda: runtime.state(container)["status"] == "stopped")
+    eventually(lambda: runtime.state(container)["status"] == "stopped")
     assert runtime.state(container)["pid"] == 0
     refused = runtime("kill", container, "TERM", check=False)
     assert (refused.returncode, "container not running" in refused.stderr) == (1, True)
@@ -130,7 +123,7 @@ def test_exec_as_containerd_does_it(runtime: Runtime, tmp_path: Path) -> None:
     )
     pid = int((tmp_path / "pid").read_text())
     said = Path(runtime.bundle, "rootfs/tmp/said")
-    until(lambda: said.exists() and said.read_text() == "c\n")
+    eventually(lambda: said.exists() and said.read_text() == "c\n")
     assert pid in json.loads(runtime("ps", "-f", "json", container).stdout)
 
 
@@ -258,7 +251,7 @@ def test_a_failing_poststart_hook_ends_and_removes_the_container(runtime: Runtim
     pid = runtime.state(container)["pid"]
     done = runtime("start", container, check=False)
     assert (done.returncode, "poststart hook #0" in done.stderr) == (1, True)
-    until(lambda: not os.path.exists(f"/proc/{pid}"))
+    eventually(lambda: not os.path.exists(f"/proc/{pid}"))
     assert runtime("list", "-q").stdout == ""
     assert json.loads(said.read_text())["status"] == "stopped"
     assert not Path(f"{said}-second").exists()

@@ -22,8 +22,8 @@ from oakum.model.exits import ExitRecord
 from oakum.shim import exits, frames
 from oakum.shim.client import ExecRequest
 from tests.conftest import Directories
-from tests.kernel.shim_box import Box, alive, eventually, read_log
-from tests.support.patience import patient
+from tests.kernel.shim_box import Box, alive, read_log
+from tests.support.patience import eventually, patient
 
 pytestmark = [pytest.mark.root, pytest.mark.cgroup]
 

@@ -18,8 +18,8 @@ from oakum.shim.cleanup import cleanup_directory
 from oakum.shim.client import ShimClient
 from oakum.shim.starter import ensure_zygote
 from tests.conftest import Directories
-from tests.kernel.shim_box import Box, alive, eventually, read_log
-from tests.support.patience import patient
+from tests.kernel.shim_box import Box, alive, read_log
+from tests.support.patience import eventually, patient
 from tests.support.zygotes import end_zygote, zygote_pid
 
 pytestmark = pytest.mark.root

@@ -13,8 +13,9 @@ from oakum.shim import exits, frames
 from oakum.shim.cleanup import cleanup_directory
 from oakum.shim.client import ExecRequest, ShimClient
 from tests.conftest import Directories
-from tests.kernel.shim_box import Box, alive, eventually, read_log
+from tests.kernel.shim_box import Box, alive, read_log
 from tests.kernel.test_shim_containers import joined, read_frames
+from tests.support.patience import eventually
 
 pytestmark = pytest.mark.root
 

@@ -14,7 +14,8 @@ from oakum.linux import sockets
 from oakum.shim import wire
 from oakum.shim.starter import hold_zygote
 from tests.conftest import Directories
-from tests.kernel.shim_box import Box, alive, eventually
+from tests.kernel.shim_box import Box, alive
+from tests.support.patience import eventually
 from tests.support.zygotes import end_zygote, zygote_pid
 
 pytestmark = pytest.mark.root

@@ -20,8 +20,9 @@ from oakum.linux.netns import inside, open_netns
 from oakum.streaming.requests import AttachRequest, ExecRequest, ForwardRequest, Wanted
 from oakum.streaming.server import StreamingServer
 from tests.conftest import Directories
-from tests.support.engines import SLEEP, Lab, eventually, laboratory
+from tests.support.engines import SLEEP, Lab, laboratory
 from tests.support.leaks import cgroup_mounts
+from tests.support.patience import eventually
 from tests.support.streams import Command, ForwardClient
 
 PROTOCOLS = ["spdy4", "v5.channel.k8s.io"]

@@ -10,10 +10,10 @@ import json
 import os
 import signal
 import subprocess
-import time
 from typing import Self
 
 from tests.support.daemons import Daemon
+from tests.support.patience import eventually
 from tests.support.reaper import unmount_below
 
 CNI_PLUGINS = "/usr/lib/cni"
@@ -70,7 +70,7 @@ class ContainerdPeer:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self._await_shims_gone()
+        eventually(lambda: not self.shim_pids(), "its shims are gone")
         for directory in (self.directory, self._state):
             unmount_below(directory)
         subprocess.run(["ip", "link", "delete", self._bridge], check=False, capture_output=True)
@@ -99,11 +99,6 @@ class ContainerdPeer:
             return False
         argv = ["ctr", "--address", self.socket, "--connect-timeout", "1s", "version"]
         return subprocess.run(argv, check=False, capture_output=True).returncode == 0
-
-    def _await_shims_gone(self) -> None:
-        deadline = time.monotonic() + 10
-        while self.shim_pids() and time.monotonic() < deadline:
-            time.sleep(0.02)
 
     def _config(self) -> str:
         d = self.directory

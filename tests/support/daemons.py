@@ -9,6 +9,8 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from tests.support.patience import patient
+
 
 class Daemon:
     """A server process in a session of its own, its output in `log_path`."""
@@ -38,14 +40,15 @@ class Daemon:
             return f.read()[-last_bytes:].decode(errors="replace")
 
     def wait_until(self, answers: Callable[[], bool], *, timeout_s: float = 30.0) -> None:
-        """Return once `answers`; raises with the end of the log when the server ends or `timeout_s` is over."""
-        deadline = time.monotonic() + timeout_s
+        """Return once `answers`; raises with the end of the log when the server ends or `timeout_s`, with patience, is over."""
+        limit_s = patient(timeout_s)
+        deadline = time.monotonic() + limit_s
         while not answers():
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended with {self.process.returncode}:\n{self.log()}")
             if time.monotonic() > deadline:
                 self.stop()
-                raise RuntimeError(f"{self.name} did not answer in {timeout_s} s:\n{self.log()}")
+                raise RuntimeError(f"{self.name} did not answer in {limit_s:g} s:\n{self.log()}")
             time.sleep(0.02)
 
     def stop(self, *, grace_s: float = 10.0) -> int:

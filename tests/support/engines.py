@@ -18,7 +18,6 @@ from oakum.backend.config import (
 )
 from oakum.engine.engine import Engine
 from oakum.engine.namespace import Namespace
-from tests.support import patience
 from tests.support.registry import Registry, busybox_layer, make_layer, tar_entry
 
 _numbers = count()
@@ -159,8 +158,3 @@ def together(number_of: int, call: Callable[[int], object]) -> list[object]:
     for thread in threads:
         thread.join()
     return found
-
-
-def eventually(check: Callable[[], object], *, within_s: float = 10.0) -> None:
-    """Wait until `check` is true."""
-    patience.eventually(check, timeout_s=within_s)

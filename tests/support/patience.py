@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for what a test expects to come; longer where the machine is an emulated one (OAKUM_TESTS_PATIENCE=6)."""
+"""Waiting for what a test expects to come, OAKUM_TESTS_PATIENCE times as long as on a quiet machine.
+
+scripts/test sets it: 6, for machines that are slow and busy, and 20 in its emulated ones.
+"""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ from tests.support.images import (
     make_layer,
     tar_entry,
 )
+from tests.support.patience import patient
 
 __all__ = ["Registry", "busybox_layer", "make_layer", "tar_entry"]
 
@@ -214,7 +215,7 @@ class Registry:
 
     def _await_port(self) -> None:
         assert self._process is not None
-        deadline = time.monotonic() + _START_TIMEOUT_S
+        deadline = time.monotonic() + patient(_START_TIMEOUT_S)
         while time.monotonic() < deadline:
             text = self._log.read_text(errors="replace")
             if match := re.search(r"listening on (127\.0\.0\.1:\d+)", text):

@@ -26,6 +26,7 @@ from oakum.streaming.command import ERROR, RESIZE, STDERR, STDIN, STDOUT
 from oakum.streaming.negotiate import TUNNEL
 from oakum.streaming.spdy import session as spdy
 from oakum.streaming.websocket import PeerClosed
+from tests.support.patience import patient
 
 SPDY = {
     version: f"{prefix}channel.k8s.io" for version, prefix in ((1, ""), (2, "v2."), (3, "v3."), (4, "v4."))
@@ -50,7 +51,7 @@ class Wire:
         self.path = parts.path
         self.host = parts.netloc
         assert parts.hostname is not None
-        self.sock = socket.create_connection((parts.hostname, parts.port), timeout=10)
+        self.sock = socket.create_connection((parts.hostname, parts.port), timeout=patient(10))
         if parts.scheme == "https":
             assert tls is not None
             self.sock = tls.wrap_socket(self.sock, server_hostname=parts.hostname)
@@ -77,10 +78,11 @@ class Wire:
         self._unsent += out
         sending = bool(self._unsent)
         self.sock.settimeout(0)
-        deadline = time.monotonic() + timeout_s
+        limit_s = patient(timeout_s)
+        deadline = time.monotonic() + limit_s
         while self._unsent or not sending:
             left = deadline - time.monotonic()
-            assert left > 0, f"nothing came within {timeout_s} s"
+            assert left > 0, f"nothing came within {limit_s:g} s"
             pending = isinstance(self.sock, ssl.SSLSocket) and self.sock.pending()
             writers = [self.sock] if self._unsent else []
             readable, writable, _ = select.select([self.sock], writers, [], 0 if pending else left)
@@ -198,7 +200,7 @@ class Command:
 
     def until(self, done: Callable[[], object], within_s: float = 20.0) -> None:
         """Step until `done`."""
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + patient(within_s)
         while not done():
             assert not self.over, f"it ended with {self.received}"
             assert time.monotonic() < deadline, f"only {self.received} came"
@@ -206,7 +208,7 @@ class Command:
 
     def finish(self, within_s: float = 60.0) -> Finished:
         """Everything up to the end."""
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + patient(within_s)
         while not self.over and not self._side.all_ended():
             assert time.monotonic() < deadline
             self.step(within_s)
@@ -383,7 +385,7 @@ class ForwardClient:
                     pass
 
     def until(self, done: Callable[[], object], within_s: float = 20.0) -> None:
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + patient(within_s)
         while not done():
             assert not self.closed, "the forward ended"
             assert time.monotonic() < deadline, "it did not come to be"

@@ -21,6 +21,7 @@ from oakum.backend.status import ContainerStatus
 from oakum.docker.client import DockerClient
 from oakum.docker.stdcopy import STDERR, STDOUT, Demultiplexer
 from oakum.errors import FailedPrecondition, OakumError, ResourceExhausted, Unavailable
+from oakum.linux import pids
 from oakum.model.exits import ExitRecord
 from oakum.shim import frames
 
@@ -214,8 +215,7 @@ class _Bridge:
     def _ending(self) -> bool:
         """Whether its first process is gone already, and only Docker's word on it is missing."""
         try:
-            with open(f"/proc/{self._status.pid}/stat", "rb") as file:
-                return file.read().rpartition(b") ")[2][:1] in (b"Z", b"X")
+            return pids.start_ticks(self._status.pid) is None
         except OSError:
             return True
 

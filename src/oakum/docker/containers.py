@@ -31,12 +31,12 @@ from oakum.docker.mounts import Mounts
 from oakum.docker.objects import Objects
 from oakum.docker.removal import remove_from_docker
 from oakum.docker.users import Users
-from oakum.engine import cdi, host
+from oakum.engine import cdi, host, podfiles
 from oakum.engine.locks import Locks
 from oakum.engine.spec import process
 from oakum.engine.spec.mounts import clean
 from oakum.engine.spec.resources import check, linux_resources, merge, said_by
-from oakum.engine.storage import storing
+from oakum.engine.storage import remove_directory, storing
 from oakum.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -202,7 +202,7 @@ class Containers:
         taken = {clean(mount.container_path) for mount in config.mounts}
         return [
             Bind(f"{self._layout.pod(sandbox_id)}/{name}", place, readonly=config.readonly_rootfs)
-            for place, name in pods.FILES.items()
+            for place, name in podfiles.FILES.items()
             if place not in taken
         ]
 
@@ -322,7 +322,7 @@ class Containers:
             remove_from_docker(self._client, container_id)
             self._mounts.release(labels.mounts_key)
         self._logs.forget(container_id)
-        pods.remove_directory(self._layout.containers, container_id)
+        remove_directory(self._layout.containers, container_id)
 
     def _drain(self, container_id: str) -> None:
         try:

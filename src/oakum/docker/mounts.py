@@ -17,9 +17,8 @@ import msgspec
 from oakum.backend.config import ContainerConfig, Mount
 from oakum.docker.bodies import Bind, propagation
 from oakum.docker.layout import Layout
-from oakum.docker.pods import remove_directory
 from oakum.engine.spec.mounts import checked_options, clean
-from oakum.engine.storage import storing
+from oakum.engine.storage import remove_directory, storing
 from oakum.errors import InvalidArgument, SystemFailure
 from oakum.linux import mount as kernel
 from oakum.linux.fd import Fd

@@ -31,6 +31,7 @@ from oakum.docker.labels import Kind, Labels, chosen, read_labels
 from oakum.docker.layout import Layout
 from oakum.engine.spec.resources import merge
 from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
+from oakum.linux.pids import stat_fields
 from oakum.model.signals import parse_signal, signal_name
 from oakum.oci.cgroups.layout import systemd_path
 
@@ -321,9 +322,7 @@ def _bundle(pid: int, container_id: str) -> str:
     if not pid:
         return ""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-        parent = int(text[text.rindex(b")") + 2 :].split()[1])
+        parent = int(stat_fields(pid)[1])
         directory = os.readlink(f"/proc/{parent}/cwd")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""

@@ -10,12 +10,9 @@ import os
 
 import msgspec
 
-from oakum.backend.config import Resources, SandboxConfig, Struct
+from oakum.backend.config import Resources, Struct
 from oakum.engine.storage import storing
-from oakum.errors import SystemFailure
 from oakum.linux.durable import write_file, write_file_fast
-
-FILES = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname"}
 
 
 class Pod(Struct, frozen=True, kw_only=True):
@@ -64,23 +61,6 @@ def write_cgroup(directory: str, name: str) -> None:
         write_file_fast(f"{directory}/cgroup", name.encode())
 
 
-def write_files(directory: str, config: SandboxConfig, hostname: str, addresses: tuple[str, ...]) -> None:
-    """Make a sandbox's directory with hosts, resolv.conf and hostname. Raises InvalidArgument, ResourceExhausted."""
-    from oakum.network import files  # only sandboxes that are made need it
-
-    host_network = config.namespaces.network == "node"
-    contents = {
-        "hosts": files.hosts(hostname, addresses, config.extra_hosts, host_network=host_network),
-        "resolv.conf": files.resolv_conf(config.dns, host_network=host_network),
-        "hostname": files.hostname_file(hostname),
-    }
-    with storing("write pod files", directory):
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        for name, text in contents.items():
-            # Containers of any user read them through their bind mounts.
-            write_file_fast(f"{directory}/{name}", text.encode(), 0o644)
-
-
 def read_changes(directory: str) -> Resources:
     """The limits of a container that were changed since it was made."""
     try:
@@ -95,19 +75,3 @@ def write_changes(directory: str, changed: Resources) -> None:
     with storing("write limits", directory):
         os.makedirs(directory, mode=0o700, exist_ok=True)
         write_file(f"{directory}/changed.json", msgspec.json.encode(changed))
-
-
-def remove_directory(parent: str, name: str) -> None:
-    """Delete a directory of ours; succeeds for what is gone. Raises SystemFailure."""
-    from oakum.snapshots.tree import remove_tree  # goes by descriptors
-
-    try:
-        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        remove_tree(parent_fd, name)
-    except OSError as error:
-        raise SystemFailure.from_os_error(error, "remove directory", f"{parent}/{name}") from error
-    finally:
-        os.close(parent_fd)

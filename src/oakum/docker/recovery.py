@@ -13,6 +13,7 @@ from oakum.docker.layout import Layout
 from oakum.docker.mounts import Mounts
 from oakum.docker.objects import Objects
 from oakum.docker.sandboxes import Sandboxes
+from oakum.engine.storage import remove_directory
 from oakum.errors import OakumError
 from oakum.network.choice import ChosenNetwork
 
@@ -51,7 +52,7 @@ def recover(
         done.append(f"mounts {key}: no container waits for them, unmounted")
     here = {str(row["Id"]) for _, row in containers}
     for container_id in set(_names(layout.containers)) - here:
-        pods.remove_directory(layout.containers, container_id)
+        remove_directory(layout.containers, container_id)
     try:
         network.gc(_Everybody())
     except OakumError as error:

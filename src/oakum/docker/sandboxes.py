@@ -27,10 +27,11 @@ from oakum.docker.labels import Labels, read_labels
 from oakum.docker.layout import Layout
 from oakum.docker.objects import Objects
 from oakum.docker.removal import remove_from_docker
+from oakum.engine import podfiles
 from oakum.engine.attachments import attachment_options, with_dns_of
 from oakum.engine.locks import Locks
 from oakum.engine.spec.resources import check, linux_resources, merge, said_by
-from oakum.engine.storage import storing
+from oakum.engine.storage import remove_directory, storing
 from oakum.errors import AlreadyExists, ImageNotFound, NotFound, OakumError, SystemFailure
 from oakum.linux.mount import bind_file, unmount
 from oakum.model.ids import is_id
@@ -207,7 +208,7 @@ class Sandboxes:
                     options=attachment_options(config, labels.cgroup_parent),
                 )
         addresses = attachment.addresses if attachment else ()
-        pods.write_files(self._layout.pod(sandbox_id), with_dns_of(config, attachment), hostname, addresses)
+        podfiles.write(self._layout.pod(sandbox_id), with_dns_of(config, attachment), hostname, addresses)
         if config.resources is not None:
             self._limit(labels, config.resources)
         pods.write(
@@ -269,7 +270,7 @@ class Sandboxes:
             group = Cgroup(self._cgroups, cgroup)
             if group.exists():
                 group.remove()
-        pods.remove_directory(self._layout.pods, sandbox_id)
+        remove_directory(self._layout.pods, sandbox_id)
 
     def unpin(self, sandbox_id: str) -> None:
         """Let go of a network namespace; succeeds for what is gone. Raises SystemFailure."""

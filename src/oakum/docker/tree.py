@@ -16,6 +16,7 @@ import time
 from typing import Final, NamedTuple
 
 from oakum.errors import SystemFailure
+from oakum.linux.pids import stat_fields
 from oakum.oci.cgroups.layout import detect_layout
 
 _MARK: Final = "OAKUM_EXEC"
@@ -98,9 +99,7 @@ def _processes(cgroup_path: str, mark: str) -> list[Process]:
     found: list[Process] = []
     for pid in _pids(cgroup_path):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # it has ended
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                # the name in it may hold anything, so what follows its last bracket counts
-                fields = file.read().rpartition(b") ")[2].split()
+            fields = stat_fields(pid)
             if fields[0] in (b"Z", b"X"):
                 continue
             with open(f"/proc/{pid}/environ", "rb") as file:

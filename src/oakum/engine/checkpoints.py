@@ -20,10 +20,10 @@ from typing import Any, BinaryIO, Final, cast
 
 import msgspec
 
-from oakum.engine import creation, pods
+from oakum.engine import creation
 from oakum.engine.containers import Containers
 from oakum.engine.context import Context
-from oakum.engine.storage import storing
+from oakum.engine.storage import remove_directory, storing
 from oakum.engine.store.records import ContainerRecord
 from oakum.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from oakum.oci.cgroups import Cgroup
@@ -82,7 +82,7 @@ def dump(context: Context, record: ContainerRecord, location: str, *, timeout_s:
 
     with context.locks.holding(record.id):
         bundle = context.layout.bundle(record.id)
-        pods.remove_directory(bundle, _DIRECTORY)  # of a try that was killed
+        remove_directory(bundle, _DIRECTORY)  # of a try that was killed
         images = f"{bundle}/{_DIRECTORY}"
         with storing("make checkpoint directory", images):
             os.mkdir(images, 0o700)
@@ -91,7 +91,7 @@ def dump(context: Context, record: ContainerRecord, location: str, *, timeout_s:
             with storing("write checkpoint", location):
                 _write_archive(context, record, images, location)
         finally:
-            pods.remove_directory(bundle, _DIRECTORY)
+            remove_directory(bundle, _DIRECTORY)
 
 
 def _arguments(context: Context, record: ContainerRecord, images: str, timeout_s: int) -> list[str]:

@@ -396,8 +396,14 @@ class Containers(Catalog):
         """Thaw it."""
         record = self.running(container_id, "resume container", paused=True)
         with self._context.locks.holding(record.id), self._connect(record.sandbox_id) as client:
-            client.resume(record.id)
-            self._context.store.update_container(msgspec.structs.replace(self.need(record.id), paused=False))
+            # The row first: whoever is killed between leaves what can be resumed, here as in `pause`.
+            before = self.need(record.id)
+            self._context.store.update_container(msgspec.structs.replace(before, paused=False))
+            try:
+                client.resume(record.id)
+            except OakumError:
+                self._context.store.update_container(before)
+                raise
 
     def update_resources(self, container_id: str, change: Resources) -> None:
         """Change limits; of a container that is only created, in its bundle."""

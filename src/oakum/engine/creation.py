@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from oakum.backend.config import ContainerConfig, Mount, Resources, SELinuxOptions
-from oakum.engine import cdi, host, imageviews, pods, user_namespaces, volumes
+from oakum.engine import cdi, host, imageviews, podfiles, user_namespaces, volumes
 from oakum.engine.context import Context
 from oakum.engine.sandboxes import hostname
 from oakum.engine.seccomp.compiler import compiled, compiled_default
@@ -25,7 +25,7 @@ from oakum.engine.spec import builder, capabilities
 from oakum.engine.spec.devices import Node
 from oakum.engine.spec.mounts import clean
 from oakum.engine.spec.resources import linux_resources
-from oakum.engine.storage import storing
+from oakum.engine.storage import remove_directory, storing
 from oakum.engine.store.records import ContainerRecord, ImageRecord, SandboxRecord
 from oakum.errors import InvalidArgument, NotFound, Unimplemented
 from oakum.linux.durable import write_file_fast
@@ -192,7 +192,7 @@ def build(
         hostname=hostname(sandbox.config, sandbox.id),
         cgroup_path=record.cgroup_path,
         capabilities=host.known_capabilities(),
-        files={place: f"{layout.sandbox(sandbox.id)}/{name}" for place, name in pods.POD_FILES.items()},
+        files={place: f"{layout.sandbox(sandbox.id)}/{name}" for place, name in podfiles.FILES.items()},
         volumes=volume_paths,
         image_views=_image_views(context, record, views),
         nodes=_nodes(record.config),
@@ -265,7 +265,7 @@ def discard(context: Context, record: ContainerRecord) -> None:
     context.snapshotter.remove_container(record.id)
     for key, _digest in record.image_mounts:
         context.snapshotter.remove_view(key)
-    pods.remove_directory(context.layout.containers, record.id)
+    remove_directory(context.layout.containers, record.id)
     context.store.delete_container(record.id)
 
 

@@ -15,12 +15,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from oakum.errors import FailedPrecondition, InvalidArgument
+from oakum.oci.command import DEFAULT_PATH
 
 BUILT_IN: Final = "oakum"
 # What is looked for without being named; an empty path in the configuration turns one off.
 KNOWN: Final = ("runc", "crun")
 
-_DIRECTORIES: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DIRECTORIES: Final = DEFAULT_PATH
 _QUESTION_TIMEOUT_S: Final = 5.0
 _NO_ANSWER: Final = f"no answer within {_QUESTION_TIMEOUT_S:g} s"
 # A machine that was too busy to answer may have found the time; one that is asked for its health has not for this.

@@ -16,9 +16,8 @@ from contextlib import contextmanager
 
 import msgspec
 
-from oakum.engine import pods
 from oakum.engine.context import Context
-from oakum.engine.storage import storing
+from oakum.engine.storage import remove_directory, storing
 from oakum.engine.volumes import copy_place
 from oakum.errors import FailedPrecondition, NotFound
 from oakum.linux.durable import write_file
@@ -107,7 +106,7 @@ class NamedVolumes:
                         hint=f"oakum rm {users[0][:12]}",
                     )
                 os.rename(f"{self._directory}/{name}", f"{self._directory}/.{name}.removed")
-            pods.remove_directory(self._directory, f".{name}.removed")
+            remove_directory(self._directory, f".{name}.removed")
 
     def cleanup(self) -> None:
         """Remove what killed processes left half made or half removed."""
@@ -116,12 +115,12 @@ class NamedVolumes:
         with self._changing():
             for name in os.listdir(self._directory):
                 if name.startswith("."):
-                    pods.remove_directory(self._directory, name)
+                    remove_directory(self._directory, name)
 
     def _make(self, name: str, labels: dict[str, str]) -> None:
         partial = f"{self._directory}/.{name}.partial"
         with storing("make volume", name):
-            pods.remove_directory(self._directory, os.path.basename(partial))
+            remove_directory(self._directory, os.path.basename(partial))
             os.makedirs(f"{partial}/{_DATA}", mode=0o755)
             about = _About(created_at_ns=time.time_ns(), labels=labels)
             write_file(f"{partial}/{_ABOUT}", msgspec.json.encode(about))

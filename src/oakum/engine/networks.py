@@ -373,7 +373,7 @@ def _taken(record: SandboxRecord) -> list[str]:
 
 
 def _write_hosts(context: Context, sandbox_id: str) -> None:
-    from oakum.network.names import merge  # as in `pods`
+    from oakum.network.names import merge  # as in `podfiles`
 
     record = context.store.sandbox(sandbox_id)
     path = f"{context.layout.sandbox(sandbox_id)}/hosts"

@@ -11,7 +11,6 @@ the directory is the runtime's own affair. Spec: CRI v1 CheckpointPod.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +19,8 @@ import msgspec
 
 from oakum.backend.config import Struct
 from oakum.backend.status import ContainerFilter, ContainerStatus, SandboxStatus
-from oakum.engine import checkpoints, pods
-from oakum.engine.storage import storing
+from oakum.engine import checkpoints
+from oakum.engine.storage import remove_directory, storing
 from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
 from oakum.linux.durable import sync_directory, write_file
 
@@ -58,18 +57,23 @@ def write(
         Unimplemented: this host, or CRIU with one of the containers, cannot do it; says why.
     """
     sandbox = sandboxes.status(sandbox_id)
-    chosen = _chosen(containers, sandbox, container_ids)
-    for status in chosen:
-        checkpoints.check(context, containers.need(status.id))
-    parent = os.path.dirname(directory)
+    parent, name = os.path.split(directory)
     _check_place(directory, parent)
     with context.locks.holding(sandbox.id):
-        temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(directory)[:64]}.", dir=parent)  # 0700
-        note = f"{context.layout.sandbox(sandbox.id)}/{FILE}"
+        recover(
+            context, containers, sandbox.id
+        )  # or what a killed call froze would count as paused by somebody
+        chosen = _chosen(containers, sandbox, container_ids)
+        for status in chosen:
+            checkpoints.check(context, containers.need(status.id))
         to_thaw = tuple(status.id for status in chosen if status.state == "running")
+        temporary = f"{parent}/.{name[:48]}.{os.urandom(6).hex()}"  # below 255 bytes whatever is in the name
+        note = f"{context.layout.sandbox(sandbox.id)}/{FILE}"
         with storing("note what is frozen", note):
             write_file(note, msgspec.json.encode(_Frozen(to_thaw, temporary)))
         try:
+            with storing("make directory of pod checkpoint", temporary):
+                os.mkdir(temporary, 0o700)
             with ExitStack() as frozen:
                 for container_id in to_thaw:
                     containers.pause(container_id)
@@ -84,7 +88,7 @@ def write(
                 os.rename(temporary, directory)
                 sync_directory(parent)
         finally:
-            pods.remove_directory(parent, os.path.basename(temporary))
+            remove_directory(parent, os.path.basename(temporary))
             os.unlink(note)
 
 
@@ -153,11 +157,10 @@ def recover(context: Context, containers: Containers, sandbox_id: str) -> str:
         return ""
     for container_id in left.containers:
         try:
-            if containers.status(container_id).state == "paused":
-                containers.resume(container_id)
-        except NotFound:
-            continue
+            containers.resume(container_id)
+        except (NotFound, FailedPrecondition):
+            continue  # it is gone, has ended, or was not frozen yet
     parent, name = os.path.split(left.directory)
-    pods.remove_directory(parent, name)
+    remove_directory(parent, name)
     os.unlink(note)
     return f"sandbox {sandbox_id[:12]}: half checkpointed, its containers go on"

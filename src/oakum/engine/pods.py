@@ -1,80 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies on disk for a pod: its files for name resolution, and the removal of directories.
-
-Also writes the end of containers whose shim is gone. Owns no phases and no locks.
-"""
+"""The end of a pod's shim, and in its stead what it would have done for its containers. Owns no phases and no locks."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Sequence
 
 import msgspec
 
-from oakum.backend.config import SandboxConfig
 from oakum.engine.context import Context
 from oakum.engine.states import read_exit, shim_lives, unknown_end
 from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
-from oakum.errors import DeadlineExceeded, FailedPrecondition, SystemFailure, Unavailable
-from oakum.linux.durable import write_file, write_file_fast
+from oakum.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from oakum.linux.durable import write_file
 
 _SHIM_UP_S = 10.0
 _POLL_S = 0.01
-# Container path → the file's name in the sandbox's directory.
-POD_FILES = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname"}
-
-
-def write_files(
-    directory: str,
-    config: SandboxConfig,
-    hostname: str,
-    addresses: Sequence[str],
-    name_lines: Sequence[str] | None = None,
-) -> None:
-    """Make a sandbox's directory with hosts, resolv.conf and hostname.
-
-    With `name_lines` its names and those of its neighbours are in these, else its name is written at `addresses`.
-    """
-    from oakum.network import files  # only sandboxes that are made need it
-    from oakum.network.names import merge
-
-    host_network = config.namespaces.network == "node"
-    named = name_lines is not None and config.namespaces.uts != "node"
-    own = () if named else addresses
-    hosts = files.hosts(hostname, own, config.extra_hosts, host_network=host_network)
-    contents = {
-        "hosts": merge(hosts, name_lines) if name_lines else hosts,
-        "resolv.conf": files.resolv_conf(config.dns, host_network=host_network),
-        "hostname": files.hostname_file(hostname),
-    }
-    with storing("write pod files", directory):
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        for name, text in contents.items():
-            # Containers of any user read them through their bind mounts.
-            write_file_fast(f"{directory}/{name}", text.encode(), 0o644)
-
-
-def remove_directory(parent: str, name: str) -> None:
-    """Delete a directory with whatever a container put into it; succeeds for what is gone.
-
-    Raises:
-        SystemFailure: something in it cannot be removed (a mount, an immutable file).
-    """
-    from oakum.snapshots.tree import remove_tree  # goes by descriptors and survives any depth of nesting
-
-    try:
-        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        remove_tree(parent_fd, name)
-    except OSError as error:
-        raise SystemFailure.from_os_error(error, "remove directory", f"{parent}/{name}") from error
-    finally:
-        os.close(parent_fd)
 
 
 def end_shim(context: Context, sandbox_id: str, record: SandboxRecord | None) -> None:

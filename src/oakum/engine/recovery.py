@@ -18,6 +18,7 @@ from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
 from oakum.engine.named_volumes import NamedVolumes
 from oakum.engine.states import shim_lives, shim_seems_alive
+from oakum.engine.storage import remove_directory
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
 from oakum.errors import OakumError
 from oakum.model.ids import is_id
@@ -120,9 +121,7 @@ def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str
     done += _abandoned(context, worker)
     done += _orphaned_pods(context)
     done += _orphaned_directories(context)
-    for name in _listed(context.layout.sandboxes):
-        if pod_checkpoints.noted(context, name):
-            _with_lock(context, name, lambda _, key=name: _half_checkpointed(context, worker, key), done)
+    done += _frozen(context, worker)
     done += _orphaned_snapshots(context)
     done += _orphaned_addresses(context)
     done += _orphaned_locks(context)
@@ -205,7 +204,7 @@ def _orphaned_pods(context: Context) -> list[str]:
         record = context.store.sandbox(name)
         if record is None:
             pods.end_shim(context, name, None)
-            pods.remove_directory(context.layout.pods, name)
+            remove_directory(context.layout.pods, name)
             done.append(f"sandbox {name[:12]}: unknown, ended")
         elif record.phase == "stopped" and os.listdir(f"{context.layout.pods}/{name}"):
             # Whoever began to revive it (engine.again) was killed.
@@ -218,7 +217,7 @@ def _half_revived(context: Context, sandbox_id: str) -> str:
     if record is None or record.phase != "stopped":
         return ""
     pods.end_shim(context, sandbox_id, record)
-    pods.remove_directory(context.layout.pods, sandbox_id)
+    remove_directory(context.layout.pods, sandbox_id)
     return f"sandbox {sandbox_id[:12]}: half revived, stopped"
 
 
@@ -226,12 +225,20 @@ def _orphaned_directories(context: Context) -> list[str]:
     done: list[str] = []
     for name in _listed(context.layout.containers):
         if context.store.container(name) is None:
-            pods.remove_directory(context.layout.containers, name)
+            remove_directory(context.layout.containers, name)
             done.append(f"container {name[:12]}: unknown, directory removed")
     for name in _listed(context.layout.sandboxes):
         if context.store.sandbox(name) is None:
-            pods.remove_directory(context.layout.sandboxes, name)
+            remove_directory(context.layout.sandboxes, name)
             done.append(f"sandbox {name[:12]}: unknown, directory removed")
+    return done
+
+
+def _frozen(context: Context, worker: Callable[[str], Worker]) -> list[str]:
+    done: list[str] = []
+    for name in _listed(context.layout.sandboxes):
+        if pod_checkpoints.noted(context, name):
+            _with_lock(context, name, lambda _, key=name: _half_checkpointed(context, worker, key), done)
     return done
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from oakum.backend.config import NetworkRequest, Resources, SandboxConfig
 from oakum.backend.status import SandboxFilter, SandboxStatus
-from oakum.engine import networks, pods, user_namespaces
+from oakum.engine import networks, podfiles, pods, user_namespaces
 from oakum.engine.attachments import attachment_options, with_dns_of
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
@@ -25,7 +25,7 @@ from oakum.engine.spec.mounts import id_mappings
 from oakum.engine.spec.resources import check, linux_resources, merge, said_by
 from oakum.engine.spec.sysctls import pod_sysctls
 from oakum.engine.states import boot_id, process_start, sandbox_status, shim_lives, shim_seems_alive
-from oakum.engine.storage import storing
+from oakum.engine.storage import remove_directory, storing
 from oakum.engine.store.records import ContainerRecord, SandboxRecord, plain
 from oakum.errors import (
     AlreadyExists,
@@ -179,7 +179,7 @@ class Sandboxes:
         attachment = attach() if attach is not None else None
         networks.relay(self._context, record)
         addresses = attachment.addresses if attachment else ()
-        pods.write_files(
+        podfiles.write(
             layout.sandbox(record.id),
             with_dns_of(record.config, attachment),
             hostname(record.config, record.id),
@@ -207,8 +207,8 @@ class Sandboxes:
     def undo(self, record: SandboxRecord) -> None:
         """Remove every trace of a sandbox without containers. Its lock is ours. Idempotent."""
         self._end(record)
-        pods.remove_directory(self._context.layout.sandboxes, record.id)
-        pods.remove_directory(self._context.layout.pods, record.id)
+        remove_directory(self._context.layout.sandboxes, record.id)
+        remove_directory(self._context.layout.pods, record.id)
         self._context.store.delete_sandbox(record.id)
 
     def _end(self, record: SandboxRecord) -> None:
@@ -264,7 +264,7 @@ class Sandboxes:
             self.finish_stop(record)
             record = self.need(record.id)
         self._end(record)
-        pods.remove_directory(self._context.layout.pods, record.id)
+        remove_directory(self._context.layout.pods, record.id)
         try:
             self._build(record)
         except BaseException:  # as in `_make`

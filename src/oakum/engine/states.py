@@ -16,6 +16,7 @@ import msgspec
 
 from oakum.backend.status import ContainerState, ContainerStatus, SandboxState, SandboxStatus
 from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
+from oakum.linux import pids
 
 UNKNOWN_EXIT_CODE = 255
 
@@ -56,15 +57,8 @@ def boot_id() -> str:
 
 
 def process_start(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 when there is none. Source: proc_pid_stat(5)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    # The name in parentheses may hold anything, so count from its end.
-    fields = text[text.rindex(b")") + 2 :].split()
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+    """When a process started, in clock ticks since boot; 0 when there is none."""
+    return pids.start_ticks(pid) or 0
 
 
 def shim_lives(record: SandboxRecord) -> bool:

@@ -44,7 +44,7 @@ class Statistics:
         self._network = network
         self._cgroups = cgroups
         self._rates = usage.Rates()
-        self.written = written
+        self._written = written
 
     # containers
 
@@ -66,11 +66,11 @@ class Statistics:
         ]
         if wanted == ContainerFilter():
             self._rates.keep({status.cgroup_path for status in listed})
-            self.written.keep({status.id for status in listed})
+            self._written.keep({status.id for status in listed})
         return found
 
     def _of(self, container_id: str, config: ContainerConfig, cgroup_path: str) -> ContainerStats:
-        layer = self.written.of(container_id)
+        layer = self._written.of(container_id)
         if not cgroup_path:
             return ContainerStats(id=container_id, config=config, writable_layer=layer)
         stats = read_stats(self._cgroups, cgroup_path)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disk errors in the engine's own directories, as errors that say what was being written. Owns no files."""
+"""Steps in the directories of a backend: disk errors that say what was being written, and removal. Owns no files."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -33,3 +34,23 @@ def storing(operation: str, subject: str) -> Generator[None]:
         yield
     except OSError as error:
         raise storage_error(error, operation, subject) from error
+
+
+def remove_directory(parent: str, name: str) -> None:
+    """Delete a directory with whatever a container put into it; succeeds for what is gone.
+
+    Raises:
+        SystemFailure: something in it cannot be removed (a mount, an immutable file).
+    """
+    from oakum.snapshots.tree import remove_tree  # goes by descriptors and survives any depth of nesting
+
+    try:
+        parent_fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        remove_tree(parent_fd, name)
+    except OSError as error:
+        raise SystemFailure.from_os_error(error, "remove directory", f"{parent}/{name}") from error
+    finally:
+        os.close(parent_fd)

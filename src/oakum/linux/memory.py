@@ -17,6 +17,7 @@ from oakum.linux.libc import (
     u32,
     u64,
 )
+from oakum.linux.pids import stat_fields
 from oakum.model.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -82,9 +83,8 @@ def exchange_executable(fd: int) -> None:
     Raises:
         OSError: EPERM without CAP_CHECKPOINT_RESTORE, EINVAL where the kernel is built without this.
     """
-    with open("/proc/self/stat", "rb") as file:
-        fields = [b"", b"", *file.read().rpartition(b") ")[2].split()]
-    places = [int(fields[number - 1]) for number in _BEFORE_BRK]
-    places += [_sbrk(0, target="sbrk"), *(int(fields[number - 1]) for number in _BEHIND_BRK)]
+    fields = stat_fields("self")
+    places = [int(fields[number - 3]) for number in _BEFORE_BRK]
+    places += [_sbrk(0, target="sbrk"), *(int(fields[number - 3]) for number in _BEHIND_BRK)]
     new = _MemoryMap(*places, 0, 0, fd)
     _prctl(_PR_SET_MM, _PR_SET_MM_MAP, byref(new), sizeof(new), 0, target="PR_SET_MM_MAP")

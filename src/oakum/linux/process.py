@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making, marking and signalling processes: fork, clone, pidfds, prctl, closing descriptors.
+"""Making and marking processes: fork, clone, prctl, closing descriptors.
 
 The only home of `os.fork` and clone. Children go on in Python, so the caller must be single-threaded.
 """
@@ -25,6 +25,7 @@ from oakum.linux.libc import (
     sizeof,
     u64,
 )
+from oakum.linux.pids import stat_fields
 from oakum.model.light import TYPE_CHECKING, cast, signal
 
 if TYPE_CHECKING:
@@ -76,8 +77,6 @@ SIGNAL_IGNORED: Final = signal.SIG_IGN
 _clone3 = bind_call("clone3", c_void_p, c_size_t, keep_gil=True)
 _sigaction = bind_call("rt_sigaction", c_int, c_void_p, c_void_p, c_size_t)
 _close_range = bind_call("close_range", c_uint, c_uint, c_uint)
-_pidfd_open = bind_call("pidfd_open", c_int, c_uint)
-_pidfd_send_signal = bind_call("pidfd_send_signal", c_int, c_int, c_void_p, c_uint)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _before_fork: Callable[[], None] = ctypes.pythonapi.PyOS_BeforeFork
 _after_fork_parent: Callable[[], None] = ctypes.pythonapi.PyOS_AfterFork_Parent
@@ -136,22 +135,6 @@ def run_and_exit(body: Callable[[], int]) -> NoReturn:
         code = body()
     finally:
         os._exit(code)
-
-
-def pidfd_open(pid: int) -> Fd:
-    """A pidfd of a process.
-
-    Source: pidfd_open(2). Raises OSError (ESRCH when it is gone).
-    """
-    return Fd(_pidfd_open(pid, 0, target=f"pid {pid}"))
-
-
-def pidfd_send_signal(pidfd: int, number: int) -> None:
-    """Signal exactly that process.
-
-    Source: pidfd_send_signal(2). Raises ProcessLookupError when it has ended.
-    """
-    _pidfd_send_signal(pidfd, number, None, 0, target=f"signal {number}")
 
 
 def has_ended(pidfd: Fd, *, wait: bool = False) -> bool:
@@ -231,8 +214,7 @@ def _title_room() -> tuple[int, int]:
     """Where the arguments of this process and of every fork of it are, and their size."""
     global _title  # noqa: PLW0603 - found once: forks need not look again
     if _title is None:
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = stat_fields("self")
         start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49
         _title = (start, end - start if start else 0)
     return _title

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_SMALL_BYTES = (
-    256 << 10
-)  # an interpreter that is not in libpython has megabytes, and its own state among them
+# An interpreter that is not in libpython has megabytes, and its own state among them.
+_SMALL_BYTES = 256 << 10
 _MFD_EXEC = 0x10  # Linux 6.3; without it a host may refuse executable memfds
 
 

@@ -107,7 +107,8 @@ class Bridges:
                 raise FailedPrecondition("remove network", name, f"{who}{more}")
             if len(self._parts.database.networks()) == 1:
                 self._parts.firewall.remove()
-            for link in (*self.ports_of(network), network.bridge):
+            leaving = [row.host_interface for row in self._parts.database.leaving() if row.network == name]
+            for link in (*self.ports_of(network), *leaving, network.bridge):
                 self._parts.route.execute([rtnetlink.delete_link(link)])
             self._parts.database.drop_network(name)
             if self._parts.database.networks():

@@ -20,6 +20,7 @@ from oakum.network.attachment import (
 )
 from oakum.network.bridges import Bridges
 from oakum.network.database import AttachmentRow, Due, NetworkDatabase, NetworkRow
+from oakum.network.leaving import Leaving
 from oakum.network.names import Neighbour, render
 from oakum.network.parts import Parts
 from oakum.network.places import Places, Request, describe
@@ -38,13 +39,15 @@ class BuiltinNetwork:
         """
         self._parts = Parts(database, name_suffix)
         self._bridges = Bridges(self._parts)
-        self._places = Places(self._parts, self._bridges)
+        self._leaving = Leaving(self._parts)
+        self._places = Places(self._parts, self._bridges, self._leaving)
         self._guard = self._parts.guard
         self.bridge = self._parts.bridge
         self.table = self._parts.table
 
     def close(self) -> None:
         """Close what is open; networks and attachments stay."""
+        self._leaving.close()
         self._parts.close()
 
     # Sandboxes
@@ -125,8 +128,8 @@ class BuiltinNetwork:
     def teardown(self, sandbox_id: str) -> None:
         """Detach a sandbox: its addresses and ports are free for others. Succeeds for what is gone.
 
-        The links are not deleted here, which would take the kernel some 15 ms: they go with the namespace, or with `gc`
-        where somebody keeps the namespace. Raises SystemFailure.
+        The links are not deleted here, which would take the kernel some 15 ms: they go with the namespace. Where
+        something keeps that, a thread deletes them some seconds later, or the next process does. Raises SystemFailure.
         """
         with self._guard:
             self._places.give_back(sandbox_id)
@@ -295,6 +298,7 @@ class BuiltinNetwork:
             with self._guard, self._database.change():
                 if name not in {row.host_interface for row in self._database.attachments()}:
                     self._parts.route.execute([rtnetlink.delete_link(name)])
+        self._leaving.sweep(delete_after_s=0)
         with self._guard:
             self._bridges.delete_orphans()
         return dead

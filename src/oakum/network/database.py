@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sqlite3
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple
@@ -71,6 +72,12 @@ CREATE TABLE due (sandbox_id TEXT NOT NULL, what TEXT NOT NULL, turn INTEGER NOT
     PRIMARY KEY (sandbox_id, what)) STRICT;
 PRAGMA user_version = 3;
 """,
+    # A sandbox may come back while its old link is there, at another address.
+    """
+CREATE TABLE leaving (host_interface TEXT NOT NULL, network TEXT NOT NULL, offset INTEGER NOT NULL,
+    since_s REAL NOT NULL, PRIMARY KEY (host_interface, network, offset)) STRICT;
+PRAGMA user_version = 4;
+""",
 )
 _VERSION: Final = 1 + len(_CHANGES)
 
@@ -124,6 +131,15 @@ class Due(NamedTuple):
     sandbox_id: str
     what: str
     turn: int
+
+
+class LeavingRow(NamedTuple):
+    """A link of a sandbox that has left, which may still be there; `since_s` is of the machine's monotonic clock."""
+
+    host_interface: str
+    network: str
+    offset: int
+    since_s: float
 
 
 class PublishedPort(NamedTuple):
@@ -209,7 +225,7 @@ class NetworkDatabase:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
-    def _query(self, statement: str, *values: str | int) -> list[tuple[str, ...]]:
+    def _query(self, statement: str, *values: str | float) -> list[tuple[str, ...]]:
         try:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
@@ -252,6 +268,7 @@ class NetworkDatabase:
 
     def drop_network(self, name: str) -> None:
         """Forget a network; within `change`."""
+        self._connection.execute("DELETE FROM leaving WHERE network = ?", (name,))
         self._connection.execute("DELETE FROM networks WHERE name = ?", (name,))
 
     def attachments(self) -> list[AttachmentRow]:
@@ -305,22 +322,24 @@ class NetworkDatabase:
         """Give a sandbox the address at the offset `chosen`, or the next; within `change`.
 
         Raises:
-            AlreadyExists: another sandbox has the chosen one.
+            AlreadyExists: another sandbox has the chosen one, or has left it a moment ago.
             ResourceExhausted: none is left.
         """
+        # Its own old link is no hindrance: it is deleted before the new one is made.
         used = {
             int(row[0]): row[1]
             for row in self._query(
-                "SELECT offset, sandbox_id FROM attachments WHERE network = ?", network.name
+                "SELECT offset, 'interface ' || host_interface FROM leaving WHERE network = ?1 AND host_interface != ?2"
+                " UNION ALL SELECT offset, 'sandbox ' || substr(sandbox_id, 1, 12) FROM attachments WHERE network = ?1",
+                network.name,
+                wanted.host_interface,
             )
         }
         if chosen is None:
             ((last,),) = self._query("SELECT last_offset FROM networks WHERE name = ?", network.name)
             offset = next_offset(network.subnet4.num_addresses, int(last), used)
         elif chosen in used:
-            raise AlreadyExists(
-                "assign address", str(network.subnet4[chosen]), f"sandbox {used[chosen][:12]} has it"
-            )
+            raise AlreadyExists("assign address", str(network.subnet4[chosen]), f"{used[chosen]} has it")
         else:
             offset = chosen
         row = wanted._replace(offset=offset)
@@ -364,7 +383,12 @@ class NetworkDatabase:
         self._connection.execute("INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?)", (name, value))
 
     def release(self, sandbox_id: str) -> None:
-        """Forget all of a sandbox: addresses, ports, and what is owed to it; within `change`."""
+        """Forget all of a sandbox: addresses, ports, and what is owed to it; its links are leaving. Within `change`."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO leaving SELECT host_interface, network, offset, ? FROM attachments"
+            " WHERE sandbox_id = ?",
+            (time.monotonic(), sandbox_id),
+        )
         for table in _OF_SANDBOXES:
             self._connection.execute(f"DELETE FROM {table} WHERE sandbox_id = ?", (sandbox_id,))  # noqa: S608 - ours
 
@@ -373,6 +397,25 @@ class NetworkDatabase:
         self._connection.execute(
             "DELETE FROM attachments WHERE sandbox_id = ? AND network = ?", (sandbox_id, network)
         )
+
+    def leaving(self) -> list[LeavingRow]:
+        """The links that are to go, the oldest first; not those whose sandbox comes back, who replaces them itself."""
+        rows = self._query(
+            "SELECT host_interface, network, offset, since_s FROM leaving"
+            " WHERE host_interface NOT IN (SELECT host_interface FROM attachments) ORDER BY since_s"
+        )
+        return [LeavingRow(row[0], row[1], int(row[2]), float(row[3])) for row in rows]
+
+    def forget(self, gone: Sequence[LeavingRow]) -> None:
+        """Free the addresses of links that are gone, unless they came and left once more since; within `change`."""
+        self._connection.executemany(
+            "DELETE FROM leaving WHERE host_interface = ? AND network = ? AND offset = ? AND since_s = ?",
+            gone,
+        )
+
+    def come_back(self, host_interface: str) -> None:
+        """The link of this name is a new one: what was before it is gone; within `change`."""
+        self._connection.execute("DELETE FROM leaving WHERE host_interface = ?", (host_interface,))
 
     def owe(self, sandbox_id: str, what: str) -> None:
         """Note that something is owed to a sandbox; within `change`."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from oakum.errors import FailedPrecondition
+from oakum.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from oakum.linux import rtnetlink
 from oakum.linux.netns import open_netns
 from oakum.network import links
@@ -20,6 +20,7 @@ from oakum.network.attachment import Attachment, AttachmentOptions, PortRequest
 from oakum.network.bridges import Bridges
 from oakum.network.database import AttachmentRow, NetworkDatabase, NetworkRow
 from oakum.network.flows import forget_flows_to
+from oakum.network.leaving import Leaving
 from oakum.network.names import check_names
 from oakum.network.parts import Parts
 from oakum.network.pool import check_mac, free_interface, host_interface_of, offset_of
@@ -43,8 +44,9 @@ class Request(NamedTuple):
 class Places:
     """The places in the networks of one ROOT; the caller holds the guard of `parts`."""
 
-    def __init__(self, parts: Parts, bridges: Bridges) -> None:
+    def __init__(self, parts: Parts, bridges: Bridges, leaving: Leaving) -> None:
         self._parts = parts
+        self._leaving = leaving
         self._bridges = bridges
 
     @property
@@ -64,6 +66,7 @@ class Places:
         check_mac(options.mac)
         check_names((*options.names, *options.aliases), shared=request.network != DEFAULT_NETWORK)
         network, bridge, warnings = self._bridges.ensure(request.network)
+        self._leaving.look()
         bindings: Sequence[Binding] | None = None
         if request.ports is not None:
             bindings = plan_bindings(
@@ -155,7 +158,7 @@ class Places:
                     interface=interface,
                     host_interface=host_interface_of(self._parts.table, sandbox_id, interface),
                 )
-                row = self._database.allocate(network, wanted, chosen=chosen)
+                row = self._allocate(network, wanted, chosen)
             elif chosen not in (None, found.offset):
                 raise FailedPrecondition(
                     "attach sandbox", sandbox_id[:12], "it is attached with another address"
@@ -175,11 +178,20 @@ class Places:
                 check_free([binding for binding in bindings if binding not in held])
         return row, found is None
 
+    def _allocate(self, network: NetworkRow, wanted: AttachmentRow, chosen: int | None) -> AttachmentRow:
+        try:
+            return self._database.allocate(network, wanted, chosen=chosen)
+        except (AlreadyExists, ResourceExhausted):
+            if not self._leaving.make_room(network.name, chosen):
+                raise
+            return self._database.allocate(network, wanted, chosen=chosen)
+
     def _publish(self, row: AttachmentRow, bindings: Sequence[Binding] | None) -> None:
         """Have what is outside the sandbox know of its place: ports, and names."""
         with self._database.change():
             before = self._parts.published(row.sandbox_id)
             self._database.update_attachment(row)
+            self._database.come_back(row.host_interface)
             if bindings is not None and any(
                 held not in bindings for held in self._database.bindings(row.sandbox_id)
             ):
@@ -243,15 +255,18 @@ class Places:
                 links.lead(gateways, netns_fd=netns.fileno(), netns_path=rows[0].netns_path)
 
     def give_back(self, sandbox_id: str) -> None:
-        """Give back all of a sandbox's places and ports; its links stay. Raises SystemFailure."""
+        """Give back all of a sandbox's places and ports; its links are seen off later. Raises SystemFailure."""
         if not self._database.knows(sandbox_id):
             return
         with self._database.change():
             ports = self._parts.published(sandbox_id)
-            for row in self._database.attachments_of(sandbox_id):
+            rows = self._database.attachments_of(sandbox_id)
+            for row in rows:
                 self._owe_names(row)
             self._database.release(sandbox_id)
             self._parts.firewall.remove_ports(ports)
+        if rows:
+            self._leaving.wake()
         forget_flows_to(self._parts.route, ports)
 
     def rename(self, sandbox_id: str, names: Sequence[str]) -> None:

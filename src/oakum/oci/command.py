@@ -16,7 +16,8 @@ from oakum.model.light import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Final, NoReturn
 
-_DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Where programs are, for whom no PATH was given.
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HINT: Final = "check the command, its permissions and the image's PATH"
 
 
@@ -35,7 +36,7 @@ def find(name: str, env: dict[str, str]) -> str:
         raise _error(name, _words(number), number)
     denied = False
     if name:
-        for directory in env.get("PATH", _DEFAULT_PATH).split(":"):
+        for directory in env.get("PATH", DEFAULT_PATH).split(":"):
             if not directory.startswith("/"):
                 continue  # "." in PATH would run what lies in the working directory
             path = f"{directory}/{name}"

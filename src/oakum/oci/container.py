@@ -22,6 +22,7 @@ from oakum.errors import (
     from_dict,
 )
 from oakum.linux import namespaces as ns
+from oakum.linux import pids
 from oakum.linux import process as proc
 from oakum.linux.fd import Fd
 from oakum.model.light import TYPE_CHECKING, NamedTuple, signal
@@ -72,7 +73,8 @@ class CreateRequest(NamedTuple):
     With `for_parent` the process becomes a child of the caller's parent (CLONE_PARENT), which reaps it.
     With `gate` it waits there for its start, and not for `ContainerProcess.start`. With `hooks` the spec's hooks run:
     the status "mounted" comes first, and `ContainerProcess.hooked` lets it go on. The container inherits descriptors
-    3 to 2 + `preserve_fds`.
+    3 to 2 + `preserve_fds`. Unless `alone` the caller has descriptors that are for others, and the child closes all but
+    what it is given here; it takes neither `gate` nor `listener` nor `preserve_fds` then.
     """
 
     container_id: str
@@ -92,6 +94,7 @@ class CreateRequest(NamedTuple):
     hooks: bool = False
     preserve_fds: int = 0
     new_keyring: bool = True
+    alone: bool = True
 
 
 class ExecRequest(NamedTuple):
@@ -216,7 +219,7 @@ class ContainerProcess:
     def signal(self, number: int) -> None:
         """Signal the process; one that has ended is fine. Raises SystemFailure."""
         try:
-            proc.pidfd_send_signal(self.pidfd.fileno(), number)
+            pids.pidfd_send_signal(self.pidfd.fileno(), number)
         except ProcessLookupError:
             return
         except OSError as failure:
@@ -327,7 +330,8 @@ def create(request: CreateRequest) -> InitProcess:
         )
         if (user_namespace or plan.has_id_maps) and has_rights():
             job = job._replace(opened=_open_for_child(job, held))
-        return _launch(job, layout, cgroup_path, proc.CLONE_PARENT if request.for_parent else 0)
+        parentage = proc.CLONE_PARENT if request.for_parent else 0
+        return _launch(job, layout, cgroup_path, parentage, alone=request.alone)
     finally:
         held.close()
 
@@ -415,7 +419,9 @@ class _Held:
             fd.close()
 
 
-def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentage: int) -> InitProcess:
+def _launch(
+    job: init.InitJob, layout: Layout | None, cgroup_path: str, parentage: int, *, alone: bool
+) -> InitProcess:
     group = Cgroup(layout, cgroup_path) if layout is not None and cgroup_path else None
     linux = job.spec.get("linux") or {}
     resources = linux.get("resources") or {}
@@ -435,7 +441,10 @@ def _launch(job: init.InitJob, layout: Layout | None, cgroup_path: str, parentag
         job = job._replace(join_fds=())
 
     def body() -> None:
-        ours.close()
+        if alone:
+            ours.close()
+        else:
+            proc.close_except({2, theirs.fileno(), *job.given_fds()})
         init.run(job, theirs)
 
     try:
@@ -541,7 +550,7 @@ def _wants_cgroup_mount(spec: Spec) -> bool:
 
 def _open_pidfd(pid: int) -> Fd:
     try:
-        return proc.pidfd_open(pid)
+        return pids.pidfd_open(pid)
     except ProcessLookupError as failure:
         raise FailedPrecondition(
             "exec in container", f"pid {pid}", "the container's process has ended"

@@ -12,7 +12,7 @@ import time
 
 from oakum.errors import SystemFailure
 from oakum.linux.fd import Fd
-from oakum.linux.process import pidfd_open
+from oakum.linux.pids import pidfd_open
 from oakum.model.light import TYPE_CHECKING, signal
 from oakum.oci.spec import Hook
 

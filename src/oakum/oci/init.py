@@ -44,6 +44,14 @@ class InitJob(NamedTuple):
     hooked: bool = False
     container_hooks: tuple[Hook, ...] = ()
 
+    def given_fds(self) -> set[int]:
+        """What the child has to have open, besides its channel."""
+        fds = {self.handover.proc_fd, *(fd for _, fd in self.join_fds), *(self.stdio or ())}
+        if self.opened is not None:
+            root, sources = self.opened
+            fds |= {root.fileno(), *(tree.fileno() for tree in sources.values())}
+        return fds
+
 
 def run(job: InitJob, channel: Channel) -> NoReturn:
     """Become the container. Raises OakumError, OSError, which `guard` reports."""

@@ -19,7 +19,7 @@ import time
 from typing import Any, Final
 
 from oakum.errors import FailedPrecondition, OakumError, SystemFailure
-from oakum.linux import durable, mount, process
+from oakum.linux import durable, mount, pids
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.shim.requests import PIN_NAMES
 
@@ -76,15 +76,11 @@ def take_lock(lock_fd: int) -> bool:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(lock_fd, 20, 0).strip()
-            if not owner.isdigit() or not _has_died(int(owner)) or time.monotonic() > deadline:
+            if not owner.isdigit() or pids.start_ticks(int(owner)) is not None or time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_S)
         else:
             return True
-
-
-def _has_died(pid: int) -> bool:
-    return _is_dead(pid, start_time(pid))
 
 
 def remove_cgroup(path: str) -> None:
@@ -100,7 +96,7 @@ def remove_cgroup(path: str) -> None:
 
 def note_process(directory: str, name: str, pid: int, cgroup_path: str) -> None:
     """Remember a process for the case that this shim is killed. Raises OSError."""
-    note = {"pid": pid, "start_time": start_time(pid), "cgroup_path": cgroup_path}
+    note = {"pid": pid, "start_time": pids.start_ticks(pid) or 0, "cgroup_path": cgroup_path}
     path = os.path.join(directory, PROCESSES_NAME)
     try:
         durable.write_file_fast(os.path.join(path, name), json.dumps(note).encode())
@@ -126,15 +122,6 @@ def noted(directory: str) -> list[str]:
     return [name for name in names if not name.startswith(".")]
 
 
-def start_time(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 when it is gone. Source: proc_pid_stat(5) field 22."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-
-
 def end_noted(directory: str, name: str) -> None:
     """Kill a noted process, wait until it is dead, and forget it. Raises SystemFailure, DeadlineExceeded."""
     path = os.path.join(directory, PROCESSES_NAME, name)
@@ -153,32 +140,23 @@ def end_noted(directory: str, name: str) -> None:
 def _kill(pid: int, started: int) -> None:
     """SIGKILL exactly the process that started then, and wait until it is dead."""
     try:
-        handle = process.pidfd_open(pid)
+        handle = pids.pidfd_open(pid)
     except (ProcessLookupError, OSError) as failure:
         if failure.errno in (errno.ESRCH, errno.EINVAL):
             return
         raise SystemFailure.from_os_error(failure, "open process", str(pid)) from failure
     with handle:
-        if start_time(pid) != started:
+        if pids.start_ticks(pid) != started:
             return
         deadline = time.monotonic() + _KILL_TIMEOUT_S
         try:
-            process.pidfd_send_signal(handle.fileno(), signal.SIGKILL)
+            pids.pidfd_send_signal(handle.fileno(), signal.SIGKILL)
         except ProcessLookupError:
             return
-        while not _is_dead(pid, started):
+        while pids.start_ticks(pid) == started:
             if time.monotonic() > deadline:
                 raise SystemFailure("kill", f"process {pid}", f"still there after {_KILL_TIMEOUT_S:g} s")
             time.sleep(_POLL_S)
-
-
-def _is_dead(pid: int, started: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return fields[0] in (b"Z", b"X") or int(fields[19]) != started
 
 
 # -- directory entries --------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from oakum.errors import FailedPrecondition, OakumError, SystemFailure
-from oakum.linux import process
+from oakum.errors import FailedPrecondition, Internal, OakumError, SystemFailure
+from oakum.linux import pids, process
 from oakum.linux.fd import Fd
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.container import InitProcess, Status
@@ -75,6 +75,7 @@ class Container:
         self._cgroup_gone = False
         self._wait_status: int | None = None
         self._cancelled: OakumError | None = None
+        self._goes_on = False
         self._worker: Worker | None = None
         self.execs = Execs(loop, self, pod)
 
@@ -182,9 +183,14 @@ class Container:
 
     # -- creating -----------------------------------------------------------------------------------------------
 
-    def create(self, created: Callable[[Created], None], failed: Failed) -> None:
-        """Begin to create; exactly one of the two is called, now or later."""
+    def create(self, created: Callable[[Created], None], failed: Failed, *, goes_on: bool = False) -> None:
+        """Begin to create; exactly one of the two is called, now or later.
+
+        `goes_on`: `created` will start it, so that its first process need not wait for that.
+        """
         self._created, self._failed = created, failed
+        # A terminal has to be ours before anything is said on it; a foreign runtime is asked by a command.
+        self._goes_on = goes_on and not self._request.tty and not self._request.runtime
         try:
             self._begin()
         except OakumError as error:
@@ -193,6 +199,9 @@ class Container:
             self._fail_creation(
                 SystemFailure.from_os_error(failure, "create", f"container {self.container_id}")
             )
+        except Exception as failure:  # noqa: BLE001 - a bug must reach the client, and may not leave a container half-made
+            report()
+            self._fail_creation(Internal("create", f"container {self.container_id}", repr(failure)))
 
     def _begin(self) -> None:
         request = self._request
@@ -200,17 +209,21 @@ class Container:
         ends = self._stdio.open_pipes()
         numbers = ends.numbers() if ends else None
         try:
-            self._worker = Worker(
-                self._loop,
-                self._pod,
-                lambda: self._pod.makers.container(request, self._pod, numbers, self._target_pid),
-                keep=numbers or (),
-                done=self._made,
-                failed=self._fail_creation,
-            )
+            made = self._pod.makers.at_once(request, self._pod, numbers, self._target_pid)
+            if made is None:
+                self._worker = Worker(
+                    self._loop,
+                    self._pod,
+                    lambda: self._pod.makers.container(request, self._pod, numbers, self._target_pid),
+                    keep=numbers or (),
+                    done=self._made,
+                    failed=self._fail_creation,
+                )
         finally:
             if ends:
                 ends.close()
+        if made is not None:
+            self._made(made)
 
     def _make_stdio(self, log: Log) -> Stdio:
         request = self._request
@@ -234,6 +247,11 @@ class Container:
         if self._cancelled is not None:
             self._fail_creation(self._cancelled)
             return
+        if self._goes_on:
+            try:
+                self._init.start()
+            except FailedPrecondition:  # it has ended, and said why
+                pass
         self._loop.watch(self._init.status_fd, read=self._read_status)
         self._pod.adopt(self._loop, pid, self._init.pidfd, self._ended)
 
@@ -309,7 +327,8 @@ class Container:
     def _execute(self) -> None:
         """Let the first process go on; `_executed` or `_init_failed` follows. Raises FailedPrecondition."""
         assert self._init is not None
-        self._init.start()
+        if not self._goes_on:
+            self._init.start()
         self._loop.watch(self._init.status_fd, read=self._read_status)
 
     def _executed(self) -> None:
@@ -330,7 +349,7 @@ class Container:
                 self._signal(signal.SIGKILL)
             else:
                 for pid in self._cgroup.processes():
-                    _kill_if_there(pid, number)
+                    pids.kill_if_there(pid, number)
         else:
             self._signal(number)
         if number == signal.SIGKILL and self._state == lifecycle.PAUSED:
@@ -408,9 +427,10 @@ class Container:
         self._wait_status = wait_status
         init = self._init
         assert init is not None
-        if self._state in (lifecycle.CREATING, lifecycle.STARTING) and self._start_error is None:
-            # What it said last may still be unread.
-            self._read_status()
+        for _ in (lifecycle.CREATING, lifecycle.STARTING):
+            if self._state in (lifecycle.CREATING, lifecycle.STARTING) and self._start_error is None:
+                # What it said last may still be unread.
+                self._read_status()
         if self._state == lifecycle.GONE:
             return
         self._loop.watch(init.status_fd)
@@ -523,10 +543,3 @@ class Container:
         waiting, self._when_deleted = self._when_deleted, []
         for deleted in waiting:
             deleted()
-
-
-def _kill_if_there(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        pass

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure
+from oakum.linux import pids
 from oakum.linux.fd import Fd
 from oakum.model.exits import ExitRecord
 from oakum.oci.cgroups import Cgroup
@@ -103,7 +104,7 @@ class ExecGroup:
                 return
             killed |= new
             for pid in new:
-                _kill_if_there(pid)
+                pids.kill_if_there(pid)
 
     def _members(self) -> list[int]:
         try:
@@ -135,14 +136,7 @@ def _kill_tree(pid: int) -> None:
         return
     for child in children:
         _kill_tree(child)
-    _kill_if_there(pid)
-
-
-def _kill_if_there(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    pids.kill_if_there(pid)
 
 
 def _left_its_namespaces(error: OakumError) -> bool:

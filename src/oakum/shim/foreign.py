@@ -21,7 +21,7 @@ import os
 from typing import Any, Final, cast
 
 from oakum.errors import FailedPrecondition, OakumError, SystemFailure, Unimplemented
-from oakum.linux import mount, namespaces, process, sockets
+from oakum.linux import mount, namespaces, pids, process, sockets
 from oakum.linux.fd import Fd
 from oakum.oci import rootfs
 from oakum.oci.cgroups import Cgroup, Layout, detect_layout
@@ -375,11 +375,9 @@ def _adopt(pid_file: str, runtime: str) -> tuple[int, Fd]:
             "read pid", f"of {runtime}", f"it says it is done, and its pid file holds {text!r}"
         )
     pid = int(text)
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        parent = int(file.read().rpartition(b")")[2].split()[1])
-    if parent != os.getpid():
+    if int(pids.stat_fields(pid)[1]) != os.getpid():
         raise SystemFailure("read pid", f"of {runtime}", f"process {pid} is not a child that it left us")
-    return pid, process.pidfd_open(pid)
+    return pid, pids.pidfd_open(pid)
 
 
 def _told(identity: Identity, warnings: list[str]) -> dict[str, Any]:

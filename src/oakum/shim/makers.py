@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker does for a container: read its config.json, clone its first process or an exec as the shim's child.
+"""Making a container or an exec: read config.json, clone the process as the shim's child.
 
-Runs in `worker` only: what is read and touched here is gone when the worker exits.
+What may wait for others or enters namespaces runs in a `worker`, and what it read and touched is gone when that exits. A
+container that needs neither is made by the supervisor itself (`make_at_once`): a fork less, which is most of the time
+that a worker takes.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 from typing import Any, Final
 
 from oakum.errors import InvalidArgument, OakumError, SystemFailure
-from oakum.linux import process
+from oakum.linux import process, sockets
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import normalise_path
 from oakum.oci.container import ContainerProcess, CreateRequest, create, spawn_exec
@@ -42,11 +44,46 @@ _INHERITED: Final = (
 def make_container(request: ContainerRequest, pod: Pod, stdio: Stdio | None, target_pid: int) -> Result:
     """Clone the container's first process. Raises OakumError; nothing is left then."""
     spec = _read_spec(request.bundle)
-    wanted = (spec.get("linux") or {}).get("cgroupsPath") or ""
-    cgroup_path = normalise_path(wanted) if wanted else ""
     if request.runtime:
         joined = _namespaces_to_join(spec, pod, target_pid)
         return foreign.make_container(request, pod, stdio, spec, joined)
+    return _make(request, pod, stdio, spec, target_pid)
+
+
+def make_at_once(request: ContainerRequest, pod: Pod, stdio: Stdio | None, target_pid: int) -> Result | None:
+    """As `make_container`, by the supervisor itself; None: a worker has to do it."""
+    if request.runtime or target_pid:
+        return None
+    spec = _read_spec(request.bundle)
+    if _needs_worker(spec, pod):
+        return None
+    return _make(request, pod, stdio, spec, 0, alone=False)
+
+
+def _needs_worker(spec: Spec, pod: Pod) -> bool:
+    """Whether something has to be waited for, or a namespace to be entered, before the first process is there."""
+    linux = spec.get("linux") or {}
+    if "user" in pod.namespaces or linux.get("netDevices"):
+        return True
+    for namespace in linux.get("namespaces") or []:
+        kind = namespace.get("type", "")
+        if kind == "user" or (kind == "pid" and namespace.get("path")):
+            return True
+    return any(mount.get("uidMappings") for mount in spec.get("mounts") or [])
+
+
+def _make(
+    request: ContainerRequest,
+    pod: Pod,
+    stdio: Stdio | None,
+    spec: Spec,
+    target_pid: int,
+    *,
+    alone: bool = True,
+) -> Result:
+    wanted = (spec.get("linux") or {}).get("cgroupsPath") or ""
+    cgroup_path = normalise_path(wanted) if wanted else ""
+    joined = _namespaces_to_join(spec, pod, target_pid)
     try:
         child = create(
             CreateRequest(
@@ -55,19 +92,26 @@ def make_container(request: ContainerRequest, pod: Pod, stdio: Stdio | None, tar
                 bundle=request.bundle,
                 rootfs=request.rootfs,
                 stdio=stdio,
-                namespace_fds=_namespaces_to_join(spec, pod, target_pid),
+                namespace_fds=joined,
                 user=request.user,
                 extra_groups=request.extra_groups,
                 strict_groups=request.strict_groups,
                 seccomp_bpf=_program(request.seccomp_bpf),
                 for_parent=True,
+                alone=alone,
             )
         )
-    except OakumError:
+        try:
+            cleanup.note_process(pod.directory, request.container_id, child.pid, cgroup_path)
+        except BaseException:
+            child.abort()
+            raise
+    except (OakumError, OSError):
         if cgroup_path:
             cleanup.remove_cgroup(cgroup_path)
         raise
-    cleanup.note_process(pod.directory, request.container_id, child.pid, cgroup_path)
+    finally:
+        sockets.close_all(tuple(joined.values()))
     return _result(child, cgroup_path)
 
 
@@ -82,17 +126,12 @@ def make_exec(request: ExecRequest, place: Place, stdio: Stdio | None) -> Result
     if request.tty and request.rows and request.columns:
         # It may ask for its size before we have the terminal.
         merged["consoleSize"] = {"height": request.rows, "width": request.columns}
-    if container.runtime:
-        try:
-            return foreign.make_exec(request, place, merged, stdio or _null_stdio())
-        except OakumError:
-            if unified_path:
-                Cgroup(detect_layout(), unified_path).remove()
-            raise
     wanted = (spec.get("linux") or {}).get("cgroupsPath") or ""
-    if unified_path:
+    if unified_path and not container.runtime:
         _make_exec_group(unified_path)
     try:
+        if container.runtime:
+            return foreign.make_exec(request, place, merged, stdio or _null_stdio())
         child = spawn_exec(
             OciExecRequest(
                 container_pid=place.container_pid,
@@ -154,6 +193,7 @@ def _namespaces_to_join(spec: Spec, pod: Pod, target_pid: int) -> dict[str, int]
         try:
             joined[kind] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as failure:
+            sockets.close_all(tuple(joined.values()))
             raise SystemFailure.from_os_error(failure, "open", f"{kind} namespace {path}") from failure
     return joined
 
@@ -183,4 +223,4 @@ def fork_beside() -> int:
     return process.clone(process.CLONE_PARENT)
 
 
-MAKERS: Final = Makers(fork_beside, make_container, make_exec)
+MAKERS: Final = Makers(fork_beside, make_at_once, make_container, make_exec)

@@ -29,10 +29,14 @@ class Place(NamedTuple):
 
 
 class Makers(NamedTuple):
-    """How a worker is made, and what it does to make a container and an exec: `makers`, but in the rehearsal."""
+    """How a worker is made, and what it does to make a container and an exec: `makers`, but in the rehearsal.
+
+    `at_once` makes a container without a worker; None: it takes one.
+    """
 
     fork: Callable[[], int]
 
+    at_once: Callable[[ContainerRequest, Pod, Stdio | None, int], Result | None]
     container: Callable[[ContainerRequest, Pod, Stdio | None, int], Result]
     exec: Callable[[ExecRequest, Place, Stdio | None], Result]
 

@@ -77,7 +77,7 @@ def _play_supervisor(directory: str) -> None:
     """We are the supervisor, and the keeper's part is reduced to a signal handler."""
     link, our_link = sockets.packet_pair()
     client = _start_client(directory)
-    makers = Makers(process.fork, _make_container, _make_exec)
+    makers = Makers(process.fork, _make_at_once, _make_container, _make_exec)
     process.handle_signal(signal.SIGCHLD, lambda _number, _frame: _reap(link))
     try:
         if supervisor.begin(client, our_link, SandboxRequest(_NAME, directory)) == HANDED_OVER:
@@ -196,6 +196,12 @@ def _ask(directory: str, request: dict[str, Any]) -> Any:
         sock.close()
 
 
+def _make_at_once(
+    _request: ContainerRequest, _pod: Pod, stdio: Stdio | None, _target_pid: int
+) -> Result | None:
+    return _make_process(stdio, waits=True, parentage=0)
+
+
 def _make_container(_request: ContainerRequest, _pod: Pod, stdio: Stdio | None, _target_pid: int) -> Result:
     return _make_process(stdio, waits=True)
 
@@ -204,9 +210,9 @@ def _make_exec(_request: ExecRequest, _place: Place, stdio: Stdio | None) -> Res
     return _make_process(stdio, waits=False)
 
 
-def _make_process(stdio: Stdio | None, *, waits: bool) -> Result:
+def _make_process(stdio: Stdio | None, *, waits: bool, parentage: int = process.CLONE_PARENT) -> Result:
     ours, theirs = Channel.pair()
-    pid = process.clone(process.CLONE_PARENT, pidfd=True)
+    pid = process.clone(parentage, pidfd=True)
     if pid == 0:
         ours.close()
         process.run_and_exit(lambda: _perform(lambda: _act(theirs, stdio, waits=waits)))

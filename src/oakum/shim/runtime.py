@@ -15,15 +15,15 @@ import signal
 from typing import Any, Final, NoReturn, cast
 
 from oakum.errors import CommandNotRunnable, DeadlineExceeded, FailedPrecondition, OakumError, SystemFailure
-from oakum.linux import process
+from oakum.linux import pids, process
 from oakum.linux.fd import Fd, pipe
+from oakum.oci.command import DEFAULT_PATH
 from oakum.oci.credentials import duplicate_stdio
 
 Stdio = tuple[int, int, int]
 
 _LOG_LIMIT_BYTES: Final = 64 << 10
 _TEXT_LIMIT: Final = 2000
-_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What runc and crun say when a command cannot be executed, and how it goes on; they have no number for it.
 _OF_COMMANDS: Final = ('exec: "', "executable file", "open executable")
 _MISSING: Final = ("not found", "no such file or directory", "not a directory")
@@ -63,7 +63,7 @@ class Runtime:
                 poll.register(pidfd.fileno(), select.POLLIN)
                 late = not poll.poll(timeout_s * 1000)
                 if late:
-                    process.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
+                    pids.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
                 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if late:
                 raise DeadlineExceeded(
@@ -109,7 +109,7 @@ def _become(argv: list[str], stdio: Stdio | None, tell_fd: int) -> NoReturn:
         process.close_from(3, cloexec=True)
         process.reset_signals()
         os.umask(0o022)
-        environment = {"PATH": os.environ.get("PATH", _PATH), "LC_ALL": "C.UTF-8"}
+        environment = {"PATH": os.environ.get("PATH", DEFAULT_PATH), "LC_ALL": "C.UTF-8"}
         os.execve(argv[0], argv, environment)  # noqa: S606 - a list, and no shell is wanted
     except OSError as failure:
         os.write(tell_fd, str(failure.errno or errno.EIO).encode())

@@ -20,13 +20,12 @@ import fcntl
 import json
 import os
 import re
-import signal
 import socket
 import struct
 from typing import Any, Final
 
 from oakum.errors import InvalidArgument, OakumError, SystemFailure, Unavailable, from_dict
-from oakum.linux import mount, namespaces, process
+from oakum.linux import mount, namespaces, pids, process
 from oakum.linux.fd import Fd, pipe
 from oakum.shim import pod_init
 from oakum.shim.cleanup import RUNTIME_NAME
@@ -38,7 +37,7 @@ _RUNTIME_BYTES: Final = 64 << 20
 _GO: Final = b"g"
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 0x1
-_SHM_FLAGS: Final = mount.ATTR_NOSUID | mount.ATTR_NODEV | mount.ATTR_NOEXEC
+_TMPFS_FLAGS: Final = mount.ATTR_NOSUID | mount.ATTR_NODEV | mount.ATTR_NOEXEC
 _SYSCTL_NAME: Final = re.compile(r"[a-zA-Z0-9_-]+([./][a-zA-Z0-9_.:/-]*[a-zA-Z0-9_-])+")
 
 # Which namespace keeps a sysctl away from the host: prefix of the name -> runtime-spec namespace type.
@@ -155,22 +154,15 @@ def pin_path(directory: str, kind: str) -> str:
 
 def _mount_shm(request: SandboxRequest) -> None:
     path = os.path.join(request.directory, "shm")
-    size = request.shm_size_bytes or DEFAULT_SHM_BYTES
+    options = [("mode", "1777"), ("size", str(request.shm_size_bytes or DEFAULT_SHM_BYTES))]
+    if request.uid_mappings and request.gid_mappings:
+        # The pod's root must own what it may chmod.
+        options += [
+            ("uid", str(_root_of(request.uid_mappings))),
+            ("gid", str(_root_of(request.gid_mappings))),
+        ]
     try:
-        os.makedirs(path, exist_ok=True)
-        options = [("mode", "1777"), ("size", str(size))]
-        if request.uid_mappings and request.gid_mappings:
-            # The pod's root must own what it may chmod.
-            options += [
-                ("uid", str(_root_of(request.uid_mappings))),
-                ("gid", str(_root_of(request.gid_mappings))),
-            ]
-        with mount.new_filesystem("tmpfs", options, flags=_SHM_FLAGS, source="shm") as tree:
-            directory_fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                mount.move_mount(tree.fileno(), directory_fd, target=path)
-            finally:
-                os.close(directory_fd)
+        _mount_tmpfs(path, options, source="shm")
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, "mount shared memory", path) from failure
 
@@ -179,16 +171,20 @@ def _mount_runtime_directory(request: SandboxRequest) -> None:
     """A private mount: what a worker mounts below it, in a mount namespace of its own, does not come out to the host."""
     path = os.path.join(request.directory, RUNTIME_NAME)
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        options = [("mode", "700"), ("size", str(_RUNTIME_BYTES))]
-        with (
-            mount.new_filesystem("tmpfs", options, flags=_SHM_FLAGS, source="oakum") as tree,
-            Fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as target,
-        ):
-            mount.move_mount(tree.fileno(), target.fileno(), target=path)
+        _mount_tmpfs(path, [("mode", "700"), ("size", str(_RUNTIME_BYTES))], source="oakum")
         mount.set_propagation(path, mount.MS_PRIVATE)
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, "mount runtime directory", path) from failure
+
+
+def _mount_tmpfs(path: str, options: list[tuple[str, str]], *, source: str) -> None:
+    """Mount a tmpfs on a directory of the sandbox that nobody looks into before. Raises OSError."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    with (
+        mount.new_filesystem("tmpfs", options, flags=_TMPFS_FLAGS, source=source) as tree,
+        Fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as target,
+    ):
+        mount.move_mount(tree.fileno(), target.fileno(), target=path)
 
 
 def _root_of(mappings: tuple[dict[str, int], ...]) -> int:
@@ -224,17 +220,9 @@ def _make_in_child(request: SandboxRequest) -> int:
             _pin(request, str(child))
             _tell(to_child)
     except BaseException:
-        kill(child)
+        pids.kill_if_there(child)
         raise
     return int(child) if "pid" in kinds else 0
-
-
-def kill(child: int) -> None:
-    """Kill a child of the keeper's; one that failed has ended by itself, and may be reaped already."""
-    try:
-        os.kill(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _write_maps(request: SandboxRequest, pid: int) -> None:

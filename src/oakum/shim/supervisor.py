@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from oakum.errors import AlreadyExists, InvalidArgument, NotFound, OakumError, SystemFailure
-from oakum.linux import sockets
+from oakum.linux import pids, sockets
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.spec import parse_resources
 from oakum.shim import cleanup, sandbox, wire
@@ -118,7 +118,7 @@ def _make(request: SandboxRequest) -> tuple[int, sockets.Socket, int]:
 
 def _unmake(request: SandboxRequest, init_pid: int) -> None:
     if init_pid:
-        sandbox.kill(init_pid)
+        pids.kill_if_there(init_pid)
     for error in _remove(request):
         os.write(2, f"{error}\n".encode())
 
@@ -420,6 +420,7 @@ class Supervisor:
                 connection.fail,
             ),
             connection.fail,
+            goes_on=True,
         )
 
     def _gone(self, container: Container) -> None:

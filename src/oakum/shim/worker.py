@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work done in a short-lived fork of the supervisor: making namespaces, containers and execs.
+"""Work done in a short-lived fork of the supervisor: making execs, and what a supervisor cannot make by itself (`makers`).
 
     supervisor ──clone(CLONE_PARENT)──► worker ──clone(CLONE_PARENT)──► container's first process
         ◄───── result as JSON, descriptors ──┘ exits

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The zygote: a small warm interpreter that forks a shim for each sandbox and does nothing else.
 
-Once it has been quiet it rehearses (`rehearsal`), and keeps a `spare` shim for whoever comes next. It answers "ping", "modules" (what is imported), "hold" (stay while the connection lasts), "quit", and "spawn": it forks at once, and the CHILD answers on
-that connection when the sandbox is ready, so that many spawns run side by side. It ends when it was idle for
-a while and nobody holds it, when its socket is not its own any more, or when newer code asks it to spawn.
+Once it has been quiet it rehearses (`rehearsal`), and keeps a `spare` shim for whoever comes next. It answers "ping",
+"modules" (what is imported), "hold" (stay while the connection lasts), "quit", and "spawn": it forks at once, and the
+CHILD answers on that connection when the sandbox is ready, so that many spawns run side by side. It ends when it was
+idle for a while and nobody holds it, when its socket is not its own any more, or when newer code asks it to spawn.
 Owns STATE/zygote.sock while it lives; no state beyond that.
 """
 
@@ -15,11 +16,12 @@ import os
 import signal
 import sys
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
 
 from oakum.errors import InvalidArgument
 from oakum.linux import process, sockets
-from oakum.oci.cgroups import detect_layout
+from oakum.oci.cgroups import detect_layout, devices, values
 from oakum.shim import keeper, spare
 from oakum.shim.connection import Connection
 from oakum.shim.loop import Loop, ignore_signal, report
@@ -27,6 +29,8 @@ from oakum.shim.rehearsal import rehearse
 from oakum.shim.requests import SandboxRequest
 from oakum.shim.starter import LISTENER_FD, LOCK_NAME, SOCKET_NAME, code_version
 
+# What only limits ask for is loaded once for all shims.
+_LOADED: Final = (devices, values)
 TITLE: Final = "oakum zygote"
 _LOOK_S: Final = 5.0
 _QUIET_S: Final = 0.2
@@ -162,21 +166,26 @@ class Zygote:
         if taken is None or not taken.give(connection.socket, request["sandbox"]):
             sandbox = SandboxRequest.from_dict(request["sandbox"])
             if process.fork() == 0:
-                process.run_and_exit(lambda: self._become_shim(connection, sandbox))
+                self._become(connection, lambda: keeper.run(connection.keep_only_socket(), sandbox))
         # The child has the connection now.
         connection.close()
         self._want_spare()
 
-    def _become_shim(self, connection: Connection, sandbox: SandboxRequest) -> int:
-        try:
-            self._leave_zygote(connection)
-            return keeper.run(connection.keep_only_socket(), sandbox)
-        except BaseException:  # noqa: BLE001 - edge of the process: the zygote's frames are below this one
-            report()
-            return 1
+    def _become(self, connection: Connection | None, life: Callable[[], int]) -> NoReturn:
+        """In a fork: live this life, and no more the zygote's, of whose connections at most one is kept."""
+
+        def run() -> int:
+            try:
+                self._leave_zygote(connection)
+                return life()
+            except BaseException:  # noqa: BLE001 - edge of the process: the zygote's frames are below this one
+                report()
+                return 1
+
+        process.run_and_exit(run)
 
     def _leave_zygote(self, connection: Connection | None) -> None:
-        """In a fork: be nobody in particular, with one connection at most."""
+        """Be nobody in particular, with one connection at most."""
         # Python handlers, not SIG_IGN: what is ignored would stay ignored in every container.
         for number in _SHIM_SIGNALS:
             process.handle_signal(number, ignore_signal)
@@ -214,17 +223,9 @@ class Zygote:
             raise
         if pid == 0:
             ours.close()
-            process.run_and_exit(lambda: self._become_spare(theirs))
+            self._become(None, lambda: spare.run(theirs))
         theirs.close()
         return spare.Spare(pid, ours)
-
-    def _become_spare(self, link: sockets.Socket) -> int:
-        try:
-            self._leave_zygote(None)
-            return spare.run(link)
-        except BaseException:  # noqa: BLE001 - as in `_become_shim`
-            report()
-            return 1
 
     # -- the end ------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -40,7 +39,7 @@ from tests.support.images import (
     make_layer,
     tar_entry,
 )
-from tests.support.patience import patient
+from tests.support.patience import eventually, patient
 
 
 def test_cancelling_ends_a_pull_that_hangs(client: Client, fake: FakeRegistry) -> None:
@@ -102,15 +101,6 @@ def orphans_of(directory: Path) -> list[int]:
     return found
 
 
-def eventually(condition: Any, timeout_s: float = 10) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("moment", ["manifests", "blobs", "middle"])
 def test_a_killed_pull_leaves_no_process_and_a_second_one_converges(
@@ -126,10 +116,10 @@ def test_a_killed_pull_leaves_no_process_and_a_second_one_converges(
     process = start_puller(directory, f"{fake.address}/{NAME}:1")
     try:
         wanted = "manifests" if moment == "manifests" else f"/blobs/{layer}"
-        assert eventually(lambda: fake.requests(wanted))
+        eventually(lambda: fake.requests(wanted))
         if moment == "middle":
             part = directory / "content/ingest" / layer.replace(":", "-")
-            assert eventually(lambda: part.exists() and part.stat().st_size >= 500_000)
+            eventually(lambda: part.exists() and part.stat().st_size >= 500_000)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     finally:
@@ -139,7 +129,7 @@ def test_a_killed_pull_leaves_no_process_and_a_second_one_converges(
     if number == signal.SIGINT:
         assert b"KeyboardInterrupt" in errors
         assert os.listdir(directory / "snapshots/open") == []
-    assert eventually(lambda: not orphans_of(directory)), "a worker outlived its parent"
+    eventually(lambda: not orphans_of(directory), "no worker outlives its parent")
 
     # The snapshotter's clean-up is its own affair; blobs go on where they were.
     second = Client(tmp_path / "second")
@@ -168,7 +158,7 @@ def test_many_pulls_at_once_fetch_each_blob_once(tmp_path: Path, fake: FakeRegis
     for thread in threads:
         thread.start()
     process = start_puller(tmp_path / "shared", f"{fake.address}/{NAME}:1")
-    assert eventually(lambda: fake.requests(f"/blobs/{layer}"))
+    eventually(lambda: fake.requests(f"/blobs/{layer}"))
     time.sleep(0.5)
     gate.set()
     for thread in threads:
@@ -190,7 +180,7 @@ def test_a_worker_that_dies_is_told(client: Client, fake: FakeRegistry) -> None:
     fake.fault(f"/blobs/{image.layers[0].digest}", Fault(hold=gate, hold_after=500_000))
 
     def kill_worker() -> None:
-        assert eventually(workers)
+        eventually(workers)
         os.kill(workers()[0], signal.SIGKILL)
         gate.set()
 

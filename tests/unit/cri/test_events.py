@@ -16,6 +16,7 @@ from oakum.backend.config import SandboxConfig, SandboxMetadata
 from oakum.backend.status import ContainerEvent, SandboxStatus
 from oakum.errors import OakumError, Unavailable
 from tests.support.cri import CriClient, MemoryBackend, container_config, failure, pod_config
+from tests.support.patience import eventually
 
 
 @pytest.fixture
@@ -47,10 +48,7 @@ def test_events_with_the_pod_and_its_containers(cri: CriClient, backend: MemoryB
     assert [c.id for c in events[0].containers_statuses] == [made]
     assert events[0].containers_statuses[0].state == pb.CONTAINER_CREATED
     stream.cancel()
-    deadline = time.monotonic() + 5
-    while backend.tells:
-        assert time.monotonic() < deadline, "it watches for a client that has left"
-        time.sleep(0.01)
+    eventually(lambda: not backend.tells, "nothing watches for a client that has left")
 
 
 def test_what_ends_the_watch_ends_the_stream_with_its_reason(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oakum.linux import process
+from oakum.linux import pids, process
 from oakum.linux.fd import is_open
 from oakum.linux.libc import bind_call, c_int, c_size_t, c_void_p
 from oakum.linux.sealed import sealed_memfd
@@ -49,12 +49,12 @@ def test_a_pidfd_signals_exactly_that_process() -> None:
         process.run_and_exit(lambda: signal.pause() or 0)
     assert pid.pidfd is not None
     with pid.pidfd as pidfd:
-        process.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
+        pids.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
         os.waitpid(pid, 0)
         with pytest.raises(ProcessLookupError):
-            process.pidfd_send_signal(pidfd.fileno(), signal.SIGTERM)
+            pids.pidfd_send_signal(pidfd.fileno(), signal.SIGTERM)
     with pytest.raises(ProcessLookupError):
-        process.pidfd_open(pid)
+        pids.pidfd_open(pid)
 
 
 def test_descriptors_are_closed_but_for_those_kept() -> None:

@@ -19,7 +19,7 @@ from oakum.errors import (
     SystemFailure,
     Unavailable,
 )
-from oakum.network.cni import retry
+from oakum.network import retry
 from tests.support.cni import CniBox
 from tests.support.patience import eventually, patient
 

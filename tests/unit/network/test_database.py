@@ -47,11 +47,54 @@ def test_addresses_go_round_and_run_out(database: NetworkDatabase) -> None:
     assert offsets == list(range(2, 14))
     with database.change():
         assert database.allocate(NETWORK, row("next")).offset == 14, "the freed one is left alone"
+    with pytest.raises(ResourceExhausted), database.change():
+        database.allocate(NETWORK, row("early"))
     with database.change():
+        database.forget(database.leaving())
         assert database.allocate(NETWORK, row("last")).offset == 5
     with pytest.raises(ResourceExhausted), database.change():
         database.allocate(NETWORK, row("more"))
     assert database.attachment("more") is None
+
+
+def test_an_address_is_nobodys_while_its_link_may_be_there(database: NetworkDatabase) -> None:
+    with database.change():
+        for name in "ab":
+            database.allocate(NETWORK, row(name))
+        database.release("a")
+    (left,) = database.leaving()
+    assert (left.host_interface, left.network, left.offset) == ("oaka", "default", 2)
+    with pytest.raises(AlreadyExists, match=r"10\.0\.0\.2: interface oaka has it"), database.change():
+        database.allocate(NETWORK, row("c"), chosen=2)
+    with database.change():
+        database.forget([left])
+        assert database.allocate(NETWORK, row("c"), chosen=2).offset == 2
+
+
+def test_a_sandbox_that_comes_back_sees_to_its_old_link_itself(database: NetworkDatabase) -> None:
+    with database.change():
+        database.allocate(NETWORK, row("a"))
+        database.release("a")
+    (left,) = database.leaving()
+    with database.change():
+        database.allocate(NETWORK, row("a"), chosen=7)
+        assert database.leaving() == [], "nobody deletes the link that it makes"
+        assert 2 not in [database.allocate(NETWORK, row(str(number))).offset for number in range(11)]
+        database.release("a")
+        assert sorted(each.offset for each in database.leaving()) == [2, 7], "it has made none yet"
+        database.allocate(NETWORK, row("a"), chosen=2)
+        database.come_back("oaka")
+        database.release("a")
+        database.forget([left])
+    assert [each.offset for each in database.leaving()] == [2], "of an earlier stay, the note is another one"
+
+
+def test_a_network_that_goes_takes_its_links_along(database: NetworkDatabase) -> None:
+    with database.change():
+        database.allocate(NETWORK, row("a"))
+        database.release("a")
+        database.drop_network("default")
+    assert database.leaving() == []
 
 
 def test_a_failure_midway_takes_all_back(database: NetworkDatabase) -> None:
@@ -149,6 +192,7 @@ def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
     opened = [NetworkDatabase(path) for _ in range(2)]
     assert opened[0].networks() == [NETWORK]
     assert opened[1].attachment("a") == row("a")._replace(offset=2)
+    assert opened[0].leaving() == []
     with opened[0].change():
         assert opened[0].allocate(NETWORK, row("b")).offset == 3
     for each in opened:

@@ -14,7 +14,7 @@ import pytest
 from oakum.streaming.requests import ExecRequest, Wanted
 from oakum.streaming.server import StreamingServer
 from tests.support.local_source import LocalSource
-from tests.support.patience import patient
+from tests.support.patience import eventually, patient
 from tests.support.streams import Command, Finished
 
 ALL_PROTOCOLS = [
@@ -181,10 +181,7 @@ def test_a_client_that_leaves_ends_the_commands_input_and_does_not_kill_it(
     client = sh(server, protocol, f"echo ready; cat >/dev/null; echo done > {mark}", stdin=True)
     client.until(lambda: client.received[1])
     client.close()
-    deadline = time.monotonic() + 10
-    while not mark.exists() or mark.read_text() != "done\n":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: mark.exists() and mark.read_text() == "done\n")
 
 
 def test_only_the_streams_that_were_asked_for(server: StreamingServer) -> None:

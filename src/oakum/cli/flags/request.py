@@ -31,10 +31,10 @@ from oakum.model.signals import parse_signal
 
 # notes of the command line to itself, kept with the container
 ANNOTATION_REMOVE: Final = "oakum.cli/remove"
+ANNOTATION_STOP_TIMEOUT: Final = "oakum.cli/stop-timeout"
 # what the engine reads of a sandbox
 ANNOTATION_ADDRESS: Final = "dev.oakum.ip"
 ANNOTATION_MAC: Final = "dev.oakum.mac"
-ANNOTATION_STOP_TIMEOUT: Final = "oakum.cli/stop-timeout"
 _DEFAULT: Final = "default"
 _ALONE: Final = ("host", "none")
 _SHM: Final = "/dev/shm"  # noqa: S108 - the container's, where every C library looks for it
@@ -65,7 +65,7 @@ def build(
         annotations[ANNOTATION_STOP_TIMEOUT] = str(options["stop_timeout"])
     labels = words.parse_pairs("--label", options["label"])
     networks = _networks(options)
-    namespaces = _namespaces(options)
+    namespaces = _namespaces(options, networks)
     privileged = bool(options["privileged"])
     seccomp = security.seccomp or SecurityProfile(kind="unconfined" if privileged else "runtime_default")
     aliases = _aliases(options, networks)
@@ -73,9 +73,9 @@ def build(
         metadata=SandboxMetadata(name=name),
         hostname=_hostname(options, namespaces),
         dns=_dns(options),
-        port_mappings=_ports(options),
+        port_mappings=_ports(options, networks[0]),
         labels=labels,
-        annotations={**annotations, **_address(options)},
+        annotations={**annotations, **_address(options, networks[0])},
         cgroup_parent=options["cgroup_parent"] or "",
         sysctls=words.parse_pairs("--sysctl", options["sysctl"], value_needed=True),
         namespaces=namespaces,
@@ -101,7 +101,7 @@ def build(
         stdin=bool(options["interactive"]),
         stdin_once=bool(options["interactive"]) and not options["detach"],
         tty=bool(options["tty"]),
-        resources=_resources(options),
+        resources=resources_of(options),
         rlimits=tuple(values.parse_ulimit(text) for text in options["ulimit"]),
         add_capabilities=tuple(words.parse_capability("--cap-add", text) for text in options["cap_add"]),
         drop_capabilities=tuple(words.parse_capability("--cap-drop", text) for text in options["cap_drop"]),
@@ -138,7 +138,7 @@ def _command(
     return arguments, ()
 
 
-def _namespaces(options: Mapping[str, Any]) -> NamespaceOptions:
+def _namespaces(options: Mapping[str, Any], networks: tuple[str, ...]) -> NamespaceOptions:
     def mode(option: str, usual: NamespaceMode, *also: str) -> NamespaceMode:
         text: str = options[option] or ""
         if text == "host":
@@ -154,7 +154,7 @@ def _namespaces(options: Mapping[str, Any]) -> NamespaceOptions:
         # the pod's own init is process 1 then, and reaps; the command is signalled and waited for as ever
         pid = "pod"
     return NamespaceOptions(
-        network="node" if _networks(options) == ("host",) else "pod",
+        network="node" if networks == ("host",) else "pod",
         pid=pid,
         ipc=mode("ipc", "pod", "shareable"),
         uts=mode("uts", "pod"),
@@ -199,20 +199,18 @@ def _dns(options: Mapping[str, Any]) -> DnsConfig:
     )
 
 
-def _address(options: Mapping[str, Any]) -> dict[str, str]:
+def _address(options: Mapping[str, Any], network: str) -> dict[str, str]:
     """The chosen address and MAC, as annotations of the sandbox."""
     addresses = ",".join(filter(None, (options.get("ip"), options.get("ip6"))))
     chosen = {ANNOTATION_ADDRESS: addresses, ANNOTATION_MAC: options.get("mac_address")}
     found = {name: str(value) for name, value in chosen.items() if value}
-    network = _networks(options)[0]
     if found and network in _ALONE:
         raise InvalidArgument("parse option", "--ip, --mac-address", f"contradicts --network {network}")
     return found
 
 
-def _ports(options: Mapping[str, Any]) -> tuple[PortMapping, ...]:
+def _ports(options: Mapping[str, Any], network: str) -> tuple[PortMapping, ...]:
     ports = [mapping for text in options["publish"] for mapping in hosts.parse_publish(text)]
-    network = _networks(options)[0]
     if ports and network in _ALONE:
         raise InvalidArgument(
             "parse --publish",
@@ -250,10 +248,6 @@ def _mounts(options: Mapping[str, Any], cwd: str, namespaces: NamespaceOptions) 
             )
         )
     return tuple(found)
-
-
-def _resources(options: Mapping[str, Any]) -> Resources:
-    return resources_of(options)
 
 
 def resources_of(options: Mapping[str, Any]) -> Resources:

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from oakum.oci.cgroups.stats import CgroupStats, PressurePair
 
 _UNLIMITED: Final = (1 << 64) - 1
-# member → file below cpuset
-_CPUSET: Final = {
-    "cpu_exclusive": "cpu_exclusive",
-    "mem_hardwall": "mem_hardwall",
-    "mem_exclusive": "mem_exclusive",
-    "memory_migrate": "memory_migrate",
-    "memory_spread_page": "memory_spread_page",
-    "memory_spread_slab": "memory_spread_slab",
-    "memory_pressure": "memory_pressure",
-    "sched_load_balance": "sched_load_balance",
-    "sched_relax_domain_level": "sched_relax_domain_level",
-}
+# Members that have the names of files below cpuset.
+_CPUSET: Final = (
+    "cpu_exclusive",
+    "mem_hardwall",
+    "mem_exclusive",
+    "memory_migrate",
+    "memory_spread_page",
+    "memory_spread_slab",
+    "memory_pressure",
+    "sched_load_balance",
+    "sched_relax_domain_level",
+)
 _OPERATIONS: Final = {
     "rbytes": ("ioServiceBytesRecursive", "Read"),
     "wbytes": ("ioServiceBytesRecursive", "Write"),
@@ -90,10 +90,10 @@ def _cpuset(layout: Layout, path: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("cpus", "mems"):
         found[name] = numbers(read_file(tree, path, f"cpuset.{name}"))
-    for member, file in _CPUSET.items():
-        text = read_file(tree, path, f"cpuset.{file}").strip()
+    for name in _CPUSET:
+        text = read_file(tree, path, f"cpuset.{name}").strip()
         if text.removeprefix("-").isdecimal():
-            found[member] = int(text)
+            found[name] = int(text)
     return found
 
 

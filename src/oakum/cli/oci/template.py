@@ -8,6 +8,7 @@ import os
 
 from oakum.errors import AlreadyExists, SystemFailure
 from oakum.model.light import TYPE_CHECKING
+from oakum.oci.command import DEFAULT_PATH
 from oakum.oci.runtime.container import OCI_VERSION
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def template(*, rootless: bool, uid: int, gid: int) -> dict[str, Any]:
             "terminal": True,
             "user": {"uid": 0, "gid": 0},
             "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "env": [f"PATH={DEFAULT_PATH}", "TERM=xterm"],
             "cwd": "/",
             "capabilities": {kind: list(_CAPABILITIES) for kind in ("bounding", "effective", "permitted")},
             "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],

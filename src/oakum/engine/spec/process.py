@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from oakum.backend.config import ContainerConfig, Rlimit
 from oakum.errors import InvalidArgument
-
-DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+from oakum.oci.command import DEFAULT_PATH
 
 
 def argv(

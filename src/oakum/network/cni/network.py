@@ -32,9 +32,9 @@ from oakum.network.cni.execution import TimedOut, find_plugin, run_program
 from oakum.network.cni.records import Record, Records
 from oakum.network.cni.requests import Target, arguments, check_target, environment, runtime_config
 from oakum.network.cni.results import Call, summary, timed_out, without_addresses
-from oakum.network.cni.retry import Retrier
 from oakum.network.ports import check_free, plan_bindings
 from oakum.network.protocol import DEFAULT_NETWORK, NetworkInfo
+from oakum.network.retry import Retrier
 from oakum.network.settings import CniSettings
 
 # How long STATUS and what plugins say of their versions is believed: the kubelet asks every few seconds.
@@ -49,7 +49,7 @@ class CniNetwork:
         self._settings = settings
         self._records = Records(directory, orphan_s=settings.timeout_s)
         self._configs = ConfigDirectory(settings.config_directory)
-        self._retrier = Retrier(self._retry)
+        self._retrier = Retrier(self._retry, name="cni-retry")
         self._guard = threading.Lock()
         self._problem: tuple[float, NetworkList, str] | None = None
         self._versions: dict[tuple[str, int, int], tuple[str, ...]] = {}

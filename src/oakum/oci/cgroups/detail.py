@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from oakum.linux.pids import stat_fields
 from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci.cgroups.layout import Hierarchy, Layout, normalise_path
 from oakum.oci.cgroups.stats import parse_keyed, read_file, read_number
@@ -222,12 +223,9 @@ def _is_socket(link: str) -> bool:
 def _state(pid: str) -> tuple[str, int]:
     """The state of a process, and how many threads it has; "" and 0 when it has ended."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+        fields = stat_fields(pid)
     except OSError:
         return "", 0
-    # The name in parentheses may hold anything, so count from its end.
-    fields = text[text.rindex(b")") + 2 :].split()
     return _STATES.get(fields[0].decode("ascii", "replace"), ""), int(fields[17])
 
 

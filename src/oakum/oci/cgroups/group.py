@@ -13,7 +13,8 @@ import time
 
 from oakum.errors import DeadlineExceeded, SystemFailure, Unimplemented
 from oakum.linux.fd import Fd
-from oakum.model.light import TYPE_CHECKING, signal
+from oakum.linux.pids import kill_if_there, stat_fields
+from oakum.model.light import TYPE_CHECKING
 from oakum.oci.cgroups.layout import Hierarchy, Layout, normalise_path
 
 if TYPE_CHECKING:
@@ -282,10 +283,7 @@ class Cgroup:
             if not pids:
                 break
             for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+                kill_if_there(pid)
         freezer = self.layout.of("freezer")
         if freezer is not None and os.path.isdir(self.directory(freezer)) and self.frozen():
             self.thaw()  # frozen v1 tasks die only when thawed
@@ -405,8 +403,7 @@ def _remove_directory(path: str) -> bool:
 
 def _is_dying(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+        return stat_fields(pid)[0] in (b"Z", b"X")
     except OSError:
         return True
 

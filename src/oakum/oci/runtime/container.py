@@ -11,7 +11,7 @@ import time
 
 from oakum.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OakumError, SystemFailure
 from oakum.linux.fd import Fd
-from oakum.linux.pidfds import pidfd_open, pidfd_send_signal
+from oakum.linux.pids import pidfd_open, pidfd_send_signal
 from oakum.model.light import TYPE_CHECKING, cast, signal
 from oakum.oci.cgroups.group import Cgroup
 from oakum.oci.cgroups.layout import detect_layout, normalise_path

@@ -13,11 +13,11 @@ not make sense is damaged: it is not guessed at what they said. Whether a proces
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 
 from oakum.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, SystemFailure
+from oakum.linux import pids
 from oakum.linux.durable import read_file, write_file_fast
 from oakum.linux.fd import Fd
 from oakum.model import jsontext as json
@@ -232,14 +232,8 @@ def list_ids(root: str) -> list[str]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process began, in clock ticks since boot; None when it has ended, also while it is a zombie.
-
-    Source: proc_pid_stat(5), fields 3 and 22.
-    """
+    """When the process began, in clock ticks since boot; None when it has ended. Raises SystemFailure."""
     try:
-        fields = read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        return pids.start_ticks(pid)
     except OSError as failure:
-        if failure.errno in (errno.ENOENT, errno.ESRCH):
-            return None
         raise SystemFailure.from_os_error(failure, "read", f"/proc/{pid}/stat") from failure
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Repeating what failed, in the background, more and more patiently. Knows nothing of plugins."""
+"""Repeating what failed, in the background, more and more patiently. Knows nothing of networks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ LONGEST_PAUSE_S: Final = 60.0
 class Retrier:
     """Calls `step` from a thread of its own until it says that nothing is left to do."""
 
-    def __init__(self, step: Callable[[], bool], *, first_pause_s: float = FIRST_PAUSE_S) -> None:
-        """`step` does one round and returns whether another one is needed; its thread is started by `wake`."""
+    def __init__(self, step: Callable[[], bool], *, name: str, first_pause_s: float = FIRST_PAUSE_S) -> None:
+        """`step` does one round and returns whether it is to be repeated; its thread is started by `wake`."""
         self._step = step
+        self._name = name
         self._first_pause_s = first_pause_s
         self._guard = threading.Lock()
         self._closed = threading.Event()
@@ -30,7 +31,7 @@ class Retrier:
             if self._closed.is_set() or self._thread is not None:
                 return
             # A daemon: a command line that ends does not wait. What is owed is on disk.
-            self._thread = threading.Thread(target=self._run, name="cni-retry", daemon=True)
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
 
     def close(self) -> None:

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sandbox's files for name resolution, which its containers see at the paths of FILES. Pure, but for the writing.
+
+Every backend has them, each in a directory of its own. What is in them is `network.files`' and `network.names`'.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from oakum.backend.config import SandboxConfig
+from oakum.engine.storage import storing
+from oakum.linux.durable import write_file_fast
+
+# Container path → the file's name in the sandbox's directory.
+FILES: Final = {"/etc/hosts": "hosts", "/etc/resolv.conf": "resolv.conf", "/etc/hostname": "hostname"}
+
+
+def write(
+    directory: str,
+    config: SandboxConfig,
+    hostname: str,
+    addresses: Sequence[str],
+    name_lines: Sequence[str] | None = None,
+) -> None:
+    """Make a sandbox's directory with hosts, resolv.conf and hostname.
+
+    With `name_lines` its names and those of its neighbours are in these, else its name is written at `addresses`.
+
+    Raises:
+        InvalidArgument: a name or address cannot stand in such a file.
+        ResourceExhausted, SystemFailure: they cannot be written.
+    """
+    from oakum.network import files  # only sandboxes that are made need it
+    from oakum.network.names import merge
+
+    host_network = config.namespaces.network == "node"
+    named = name_lines is not None and config.namespaces.uts != "node"
+    own = () if named else addresses
+    hosts = files.hosts(hostname, own, config.extra_hosts, host_network=host_network)
+    contents = {
+        "hosts": merge(hosts, name_lines) if name_lines else hosts,
+        "resolv.conf": files.resolv_conf(config.dns, host_network=host_network),
+        "hostname": files.hostname_file(hostname),
+    }
+    with storing("write pod files", directory):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+        for name, text in contents.items():
+            # Containers of any user read them through their bind mounts.
+            write_file_fast(f"{directory}/{name}", text.encode(), 0o644)
