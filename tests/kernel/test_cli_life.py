@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -10,13 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from oakum.backend.config import ContainerConfig, ContainerMetadata, SandboxConfig, SandboxMetadata
 from oakum.engine.engine import Engine
 from tests.kernel.cli_box import Box, opened
+from tests.support.images import busybox_layer
 from tests.support.patience import eventually, patient
+from tests.support.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -341,6 +345,22 @@ def test_push_and_pull_again(box: Box) -> None:
     shown = box.full("image", "pull", copy)
     assert b"pulling" in shown.stderr
     box("image", "rm", copy)
+
+
+def test_what_docker_was_logged_in_to_opens_a_private_registry(box: Box, tmp_path: Path) -> None:
+    with Registry(tmp_path / "registry", username="me", password="secret") as private:
+        private.push_image("cli/private", "1", [busybox_layer()])
+        image = f"{private.address}/cli/private:1"
+        (tmp_path / "config.json").write_text(
+            json.dumps({"auths": {private.address: {"auth": base64.b64encode(b"me:secret").decode()}}})
+        )
+        stranger = {**os.environ, "DOCKER_CONFIG": str(tmp_path / "none")}
+        known = {**os.environ, "DOCKER_CONFIG": str(tmp_path)}
+        assert b"me:secret" not in box.full("run", "--rm", image, "true", env=stranger).stderr
+        assert image not in box("image", "ls", "--format", "json")
+        assert box("run", "--rm", "-q", image, "echo", "ran", env=known) == "ran\n"
+        assert box("image", "push", "-q", image, env=known).startswith("sha256:")
+        box("image", "rm", image)
 
 
 def test_a_pull_in_a_terminal_shows_bars(box: Box) -> None:

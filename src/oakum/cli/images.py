@@ -27,7 +27,6 @@ from oakum.cli.signals import SignalQueue
 from oakum.errors import ImageNotFound, InvalidArgument, OakumError
 
 if TYPE_CHECKING:
-    from oakum.backend.config import AuthConfig
     from oakum.backend.status import Image
 
 _HERE: Final = "oakum.cli.images"
@@ -137,25 +136,6 @@ def ls(session: Session, *, wanted: str, digests: bool, quiet: bool, no_trunc: b
     return 0
 
 
-def parse_credentials(given: str | None) -> AuthConfig | None:
-    """The credentials of "USER:PASSWORD"; "-" reads them from standard input, as a command line shows in `ps`.
-
-    Raises:
-        InvalidArgument: no colon in it.
-    """
-    if given is None:
-        return None
-    from oakum.backend.config import AuthConfig
-
-    pair = sys.stdin.readline().rstrip("\r\n") if given == "-" else given
-    user, colon, password = pair.partition(":")
-    if not colon or not user:
-        raise InvalidArgument(
-            "parse --creds", "", "not USER:PASSWORD", hint="or give - and write them to standard input"
-        )
-    return AuthConfig(username=user, password=password)
-
-
 _creds = click.option(
     "--creds", metavar="USER:PASSWORD", help="Credentials; - reads them; else docker's configuration."
 )
@@ -176,6 +156,7 @@ _creds = click.option(
 @pass_session
 def pull(session: Session, images: tuple[str, ...], creds: str | None, quiet: bool) -> int:
     """Bring images from their registries; writes their ids. Ctrl-C stops it, and what came so far is used again."""
+    from oakum.cli.credentials import parse_credentials
     from oakum.cli.progress import pull_with_progress  # keeps threads and rich out of the other commands
 
     auth = parse_credentials(creds)
@@ -214,9 +195,10 @@ def pull(session: Session, images: tuple[str, ...], creds: str | None, quiet: bo
 @pass_session
 def push(session: Session, name: str, creds: str | None, quiet: bool) -> int:
     """Send an image to the registry that its name says; writes the manifest's digest."""
+    from oakum.cli.credentials import configured_credentials, parse_credentials
     from oakum.cli.progress import view_for
 
-    auth = parse_credentials(creds)
+    auth = parse_credentials(creds) or configured_credentials(name)
     with view_for(f"pushing {name}", quiet=quiet or session.as_json) as view:
         digest = session.namespace.push_image(name, auth=auth, progress=view)
     if session.as_json:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from oakum.cli.report import say
 from oakum.cli.text import human_size, printable, short_id
@@ -169,11 +169,13 @@ def pull_with_progress(
     cancelled: Callable[[], bool],
     auth: AuthConfig | None = None,
 ) -> str:
-    """Pull `image` and show how it goes; its id.
+    """Pull `image` and show how it goes; its id. Without `auth`, with what docker's configuration has for its registry.
 
     Raises:
         Cancelled: `cancelled` said so.
     """
-    options: dict[str, Any] = {"auth": auth} if auth is not None else {}
+    from oakum.cli.credentials import configured_credentials  # loads the helpers of docker's configuration
+
+    auth = auth or configured_credentials(image)
     with view_for(f"pulling {image}", quiet=quiet) as view:
-        return namespace.pull_image(image, progress=view, cancelled=cancelled, **options)
+        return namespace.pull_image(image, progress=view, cancelled=cancelled, auth=auth)

@@ -453,7 +453,7 @@ def _is_tag(name: str) -> bool:
 
 
 def _credentials(auth: AuthConfig | None) -> Credentials | None:
-    """What the caller gave; None lets the client look into docker's config.json."""
+    """What the caller gave; None where that is nothing."""
     if auth is None or auth == AuthConfig():
         return None
     from oakum.images.credentials import from_auth_config  # most pulls need none

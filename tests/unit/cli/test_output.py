@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from oakum.backend.config import ContainerConfig, ContainerMetadata
 from oakum.backend.status import ContainerStats, ContainerStatus, CpuUsage, Image
-from oakum.cli import checks, images
+from oakum.cli import checks, credentials, images
 from oakum.cli.containers import status_words
 from oakum.cli.host import lines_of
 from oakum.cli.logs import LogWriter
@@ -140,15 +140,15 @@ def test_docker_names_are_short() -> None:
 
 
 def test_credentials(monkeypatch) -> None:
-    found = images.parse_credentials("me:se:cret")
+    found = credentials.parse_credentials("me:se:cret")
     assert found is not None
     assert (found.username, found.password) == ("me", "se:cret")
     monkeypatch.setattr(sys, "stdin", io.StringIO("me:typed\n"))
-    typed = images.parse_credentials("-")
+    typed = credentials.parse_credentials("-")
     assert typed is not None
     assert typed.password == "typed"
     with pytest.raises(InvalidArgument) as caught:
-        images.parse_credentials("secret-without-colon")
+        credentials.parse_credentials("secret-without-colon")
     assert "secret-without-colon" not in str(caught.value)
 
 
