@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 DEFAULT_ROOT = "/var/lib/oakum"
 DEFAULT_STATE = "/run/oakum"
 DEFAULT_NAMESPACE = "default"
-CRI_NAMESPACE = "k8s.io"
 
 
 class Engine:

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from oakum.shim.client import SandboxRequest
 
 _BUILT_IN: Final = ("", "oakum")
-# A network of this name is none: the pod has its own namespace with loopback alone.
-NO_NETWORK: Final = "none"
 _CREATE_WAIT_S: Final = 120.0
 _TOLD_MAX: Final = 4096
 
@@ -142,7 +140,7 @@ class Sandboxes:
             # The kubelet makes, limits and removes the pod's cgroup itself, and looks for containers right in it.
             cgroup_path=parent or f"/oakum/{self._namespace}/{sandbox_id}",
             owns_cgroup=not parent,
-            has_network=config.namespaces.network != "node" and config.network != "none",
+            has_network=config.namespaces.network != "node" and config.network != networks.NONE,
         )
         with self._context.store.transaction():
             self._context.store.add_namespace(self._namespace)

@@ -47,11 +47,6 @@ _GONE: Final = ("org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.systemd1
 Property = tuple[str, tuple[str, Any]]
 
 
-def is_running() -> bool:
-    """Whether this machine's init is systemd. Source: sd_booted(3)."""
-    return os.path.isdir("/run/systemd/system")
-
-
 def unit_of(cgroup_path: str) -> tuple[str, str]:
     """The unit and its slice for a group's path ("/a.slice/a-b.slice/x.scope"); unit "" when systemd has none there."""
     *parents, name = cgroup_path.strip("/").split("/")

@@ -25,11 +25,10 @@ _STALE_S: Final = 24 * 3600.0
 
 
 class BlobInfo(NamedTuple):
-    """A blob of the store; `modified_ns` is when it came."""
+    """A blob of the store."""
 
     digest: str
     size_bytes: int
-    modified_ns: int
 
 
 class Ingest:
@@ -268,7 +267,7 @@ class ContentStore:
                     digest = f"{algorithm}:{entry.name}"
                     if is_digest(digest):
                         found = entry.stat(follow_symlinks=False)
-                        yield BlobInfo(digest, found.st_size, found.st_mtime_ns)
+                        yield BlobInfo(digest, found.st_size)
 
     def cleanup(self, *, older_than_s: float = _STALE_S) -> int:
         """Remove parts of blobs that nobody works on and nobody touched for `older_than_s`; the bytes freed."""

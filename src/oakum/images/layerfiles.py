@@ -25,7 +25,6 @@ _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
 _AUFS_PRIVATE: Final = b".wh..wh."
 _DIRS_OPEN: Final = 128
-_WRITE_LIMIT: Final = 0x7FFFF000  # the most one write(2) takes
 _FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIR_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY
 _NODE_TYPES: Final = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
-from oakum.errors import InvalidArgument
-
 # uname's machine → (architecture, variant) in Go's names, which images use
 _MACHINES: Final = {
     "x86_64": ("amd64", ""),
@@ -64,20 +62,6 @@ def host_platform() -> Platform:
     """This machine's platform."""
     machine = os.uname().machine
     return Platform("linux", *_MACHINES.get(machine, (machine, "")))
-
-
-def parse_platform(text: str) -> Platform:
-    """The platform "os/architecture[/variant]".
-
-    Raises:
-        InvalidArgument: `text` is none.
-    """
-    parts = text.split("/")
-    if len(parts) not in (2, 3) or not all(parts):
-        raise InvalidArgument(
-            "read platform", repr(text), "not a platform", hint="try linux/amd64 or linux/arm/v7"
-        )
-    return Platform(*parts).normalized()
 
 
 def rank(wanted: Platform, offered: Platform) -> int | None:

@@ -60,10 +60,6 @@ class Reference(NamedTuple):
         """What to ask the registry for: the digest where there is one, else the tag."""
         return self.digest or self.tag
 
-    def with_digest(self, digest: str) -> Reference:
-        """The same repository by digest alone."""
-        return Reference(self.domain, self.path, "", digest)
-
     def __str__(self) -> str:
         return self.canonical
 

@@ -16,7 +16,6 @@ from oakum.streaming.spdy.headers import BadHeaders, HeaderReader, Headers, Head
 VERSION: Final = 3
 HEADER_BYTES: Final = 8
 MAX_CONTROL_BYTES: Final = 64 << 10
-MAX_DATA_BYTES: Final = (1 << 24) - 1
 MAX_WINDOW_BYTES: Final = (1 << 31) - 1
 
 _SYN_STREAM: Final = 1

@@ -192,11 +192,6 @@ class Session:
         stream = self._streams.get(stream_id)
         return stream.queued_bytes if stream is not None else 0
 
-    @property
-    def stream_count(self) -> int:
-        """How many streams are open."""
-        return len(self._streams)
-
     # -- what the peer says -------------------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> list[Event]:
