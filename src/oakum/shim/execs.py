@@ -10,17 +10,14 @@ Owns exec ids and records (kept in memory until fetched); the descriptors of an 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
-import struct
-import termios
 import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, SystemFailure
-from oakum.linux import pids
+from oakum.linux import pids, terminal
 from oakum.linux.fd import Fd
 from oakum.model.exits import ExitRecord
 from oakum.oci.cgroups import Cgroup
@@ -390,8 +387,7 @@ class _Starting:
     def _take_console(self, console_fd: int) -> None:
         self._console_fd = console_fd
         if self._request.rows and self._request.columns:
-            size = struct.pack("4H", self._request.rows, self._request.columns, 0, 0)
-            fcntl.ioctl(console_fd, termios.TIOCSWINSZ, size)
+            terminal.set_size(console_fd, self._request.rows, self._request.columns)
 
     def _process_ended(self, wait_status: int) -> None:
         # What it said last may still be unread.

@@ -8,14 +8,12 @@ with backpressure, as the slowest such client reads; input waits in a bounded bu
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import struct
-import termios
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from oakum.errors import FailedPrecondition
+from oakum.linux import terminal
 from oakum.linux.fd import Fd, pipe
 from oakum.linux.sockets import Socket
 from oakum.model.exits import ExitRecord
@@ -265,10 +263,10 @@ class Stdio:
             self.close_input()
 
     def resize(self, rows: int, columns: int) -> None:
-        """Set the terminal's size, where there is one. Source: ioctl_tty(2), TIOCSWINSZ."""
+        """Set the terminal's size, where there is one."""
         console = self._outputs.get(frames.STDOUT)
         if self._tty and console is not None:
-            fcntl.ioctl(console.fileno(), termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+            terminal.set_size(console.fileno(), rows, columns)
 
     def _push_input(self) -> None:
         if self._input is None:
