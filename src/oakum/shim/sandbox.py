@@ -16,16 +16,13 @@ Owns pins and /dev/shm of the sandbox; addresses in the network namespace are th
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import socket
-import struct
 from typing import Any, Final
 
 from oakum.errors import InvalidArgument, OakumError, SystemFailure, Unavailable, from_dict
-from oakum.linux import mount, namespaces, pids, process
+from oakum.linux import mount, namespaces, pids, process, sysinfo
 from oakum.linux.fd import Fd, pipe
 from oakum.shim import pod_init
 from oakum.shim.cleanup import RUNTIME_NAME
@@ -35,8 +32,6 @@ DEFAULT_SHM_BYTES: Final = 64 << 20
 # What foreign runtimes write of a container: a configuration and a state of some 100 KB each.
 _RUNTIME_BYTES: Final = 64 << 20
 _GO: Final = b"g"
-_SIOCSIFFLAGS: Final = 0x8914
-_IFF_UP: Final = 0x1
 _TMPFS_FLAGS: Final = mount.ATTR_NOSUID | mount.ATTR_NODEV | mount.ATTR_NOEXEC
 _SYSCTL_NAME: Final = re.compile(r"[a-zA-Z0-9_-]+([./][a-zA-Z0-9_.:/-]*[a-zA-Z0-9_-])+")
 
@@ -115,10 +110,10 @@ def _configure(request: SandboxRequest) -> None:
     try:
         if "network" in kinds:
             step = "set lo up"
-            _loopback_up()
+            sysinfo.loopback_up()
         if "uts" in kinds and request.hostname:
             step = "set host name"
-            socket.sethostname(request.hostname)
+            sysinfo.set_hostname(request.hostname)
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, step, request.sandbox_id) from failure
     for name, value in request.sysctls.items():
@@ -128,12 +123,6 @@ def _configure(request: SandboxRequest) -> None:
                 file.write(value)
         except OSError as failure:
             raise SystemFailure.from_os_error(failure, "set sysctl", f"{name}={value!r}") from failure
-
-
-def _loopback_up() -> None:
-    # Source: netdevice(7), struct ifreq: name, then the flags.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
 
 
 def _pin(request: SandboxRequest, process_name: str) -> None:
