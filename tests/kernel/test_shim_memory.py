@@ -22,8 +22,8 @@ ALLOWED = {
     "_sre", "_stat", "_struct", "_thread", "_typing", "_warnings", "_weakref", "_weakrefset", "abc", "array", "binascii",
     "builtins", "codecs", "collections", "contextlib", "copyreg", "ctypes", "encodings", "enum", "errno", "fcntl",
     "functools", "gc", "genericpath", "heapq", "io", "itertools", "json", "keyword", "linecache", "marshal", "math",
-    "operator", "os", "platform", "posix", "posixpath", "re", "reprlib", "resource", "select", "selectors", "signal",
-    "socket", "stat", "struct", "sys", "termios", "textwrap", "time", "token", "tokenize", "traceback", "types",
+    "operator", "os", "platform", "posix", "posixpath", "re", "reprlib", "resource", "select", "signal",
+    "stat", "struct", "sys", "textwrap", "time", "token", "tokenize", "traceback", "types",
     "typing", "warnings", "zipimport",
 }  # fmt: skip
 

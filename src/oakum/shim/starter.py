@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import sys
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import oakum
 from oakum.errors import DeadlineExceeded, SystemFailure, Unavailable
@@ -22,6 +21,9 @@ from oakum.linux import sockets
 from oakum.linux.sealed import sealed_memfd
 from oakum.shim import wire
 from oakum.shim.requests import SandboxRequest
+
+if TYPE_CHECKING:
+    import socket
 
 SOCKET_NAME: Final = "zygote.sock"
 LOCK_NAME: Final = "zygote.lock"
