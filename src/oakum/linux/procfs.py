@@ -17,6 +17,12 @@ from oakum.linux.paths import (
     RESOLVE_NO_XDEV,
     openat2,
 )
+from oakum.model.light import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
+
+_RESOLVE: Final = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 
 
 def open_private_proc() -> Fd:
@@ -26,20 +32,19 @@ def open_private_proc() -> Fd:
 
 def write(proc_fd: int, path: str, data: str) -> None:
     """Write to a file of the private proc ("self/oom_score_adj"). Raises OSError."""
-    # "self" is an ordinary link within proc; anything else that is one is refused by not following it.
-    head, _, rest = path.partition("/")
-    if head in ("self", "thread-self"):
-        head = os.readlink(head, dir_fd=proc_fd)
-    resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
-    with openat2(proc_fd, f"{head}/{rest}" if rest else head, os.O_WRONLY, resolve=resolve) as file:
+    with _open(proc_fd, path, os.O_WRONLY) as file:
         os.write(file.fileno(), os.fsencode(data))
 
 
 def read(proc_fd: int, path: str) -> str:
     """The content of a small file of the private proc. Raises OSError."""
+    with _open(proc_fd, path, os.O_RDONLY) as file:
+        return os.read(file.fileno(), 65536).decode("utf-8", "surrogateescape")
+
+
+def _open(proc_fd: int, path: str, flags: int) -> Fd:
+    # "self" is an ordinary link within proc; anything else that is one is refused by not following it.
     head, _, rest = path.partition("/")
     if head in ("self", "thread-self"):
         head = os.readlink(head, dir_fd=proc_fd)
-    resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
-    with openat2(proc_fd, f"{head}/{rest}" if rest else head, os.O_RDONLY, resolve=resolve) as file:
-        return os.read(file.fileno(), 65536).decode("utf-8", "surrogateescape")
+    return openat2(proc_fd, f"{head}/{rest}" if rest else head, flags, resolve=_RESOLVE)
