@@ -100,8 +100,8 @@ def fork() -> int:
 def clone(flags: int = 0, *, pidfd: bool = False, cgroup_fd: int | None = None) -> Cloned:
     """A child in new namespaces (CLONE_NEW*); it goes on in Python with 0, the parent gets its pid.
 
-    With `pidfd`, the parent's result owns one in `.pidfd`. With `cgroup_fd` (a v2 directory) it is born there. With CLONE_PARENT the child is our parent's.
-    Source: clone3(2). Raises OSError.
+    With `pidfd`, the parent's result owns one in `.pidfd`. With `cgroup_fd` (a v2 directory) it is born there.
+    With CLONE_PARENT the child is our parent's. Source: clone3(2). Raises OSError.
     """
     number = ctypes.c_int(-1)
     exit_signal = 0 if flags & CLONE_PARENT else signal.SIGCHLD

@@ -28,7 +28,8 @@ _seccomp = bind_call("seccomp", c_uint, c_uint, c_void_p)
 def load(program: bytes, *, flags: int = 0) -> int:
     """Install the classic BPF `program` for this thread and all it executes.
 
-    The result is the descriptor of its notifications with NEW_LISTENER, else 0. Needs no_new_privs or CAP_SYS_ADMIN. Raises OSError.
+    The result is the descriptor of its notifications with NEW_LISTENER, else 0.
+    Needs no_new_privs or CAP_SYS_ADMIN. Raises OSError.
     """
     count, rest = divmod(len(program), _INSTRUCTION_BYTES)
     if rest or not 0 < count <= _MAX_INSTRUCTIONS:

@@ -134,7 +134,10 @@ def clone_without_rights(
     pid_namespace_fd: int,
     make_body: Callable[[tuple[Fd, ...]], Callable[[], int]],
 ) -> tuple[int, Fd]:
-    """Clone a process into a container of ours: the right to its PID namespace comes with its user namespace. Raises OakumError."""
+    """Clone a process into a container of ours: the right to its PID namespace comes with its user namespace.
+
+    Raises OakumError.
+    """
     groups: list[Fd] = []
     try:
         if request.cgroup_path:

@@ -341,9 +341,9 @@ class Builder:
 
 
 def attach_root(root: Fd, path: str = "") -> None:
-    """Put the detached root over the directory `path`, or on top of "/" of this mount namespace; `enter_root` pivots from there.
+    """Put the detached root over the directory `path`, or on top of "/" of this mount namespace.
 
-    Raises OSError.
+    `enter_root` pivots from there. Raises OSError.
     """
     with Fd(os.open(path or "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as below:
         m.move_mount(root.fileno(), below.fileno(), target=path or "/")

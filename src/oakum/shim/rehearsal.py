@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lives of a supervisor and a keeper played once in the zygote, for the shims forked after it: containers that run, log and are stopped.
+"""The lives of a supervisor and a keeper, played once in the zygote for the shims that are forked after it.
 
 A fork shares the zygote's memory until one of them writes to it, and an interpreter writes wherever it goes: inline
 caches that find their types, method caches, dicts and key tables made at first use, free lists. What the play has
 written is shared by every shim; without it an idle shim has 350 KB more of its own.
 
-The play is real but for its containers, which are forks without namespaces, cgroup or root file system. Its files are
-in STATE/rehearsal, which is gone afterwards.
+In the play containers run, log and are stopped. It is real but for those containers, which are forks without
+namespaces, cgroup or root file system. Its files are in STATE/rehearsal, which is gone afterwards.
 """
 
 from __future__ import annotations

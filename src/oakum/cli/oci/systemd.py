@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--systemd-cgroup`: what the runtime does to control groups is told to systemd. D-Bus is loaded when there is something to tell."""
+"""`--systemd-cgroup`: what the runtime does to control groups is told to systemd.
+
+D-Bus is loaded when there is something to tell.
+"""
 
 from __future__ import annotations
 

@@ -61,7 +61,10 @@ _RESTORE: Final = (
 
 
 class Command(NamedTuple):
-    """A command: `act` is module and function in this package; how many words it takes at least and at most (None: any number)."""
+    """A command: `act` is module and function in this package.
+
+    `least` and `most` are how many words it takes (None: any number).
+    """
 
     act: str
     help: str
