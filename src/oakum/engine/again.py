@@ -15,8 +15,10 @@ from oakum.engine.containers import Containers
 from oakum.engine.context import Context
 from oakum.engine.sandboxes import Sandboxes
 from oakum.engine.states import shim_lives
+from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord, SandboxRecord
 from oakum.errors import FailedPrecondition, Internal
+from oakum.linux.durable import reserve
 
 
 def rearm(context: Context, sandboxes: Sandboxes, containers: Containers, container_id: str) -> None:
@@ -56,7 +58,10 @@ def _reset(context: Context, containers: Containers, record: ContainerRecord) ->
     # The end stays in the row until the very last step, so that between any two the container is one that has ended.
     record = pods.settle(context, record)
     containers.forget_in_shim(record)
-    pods.forget_exit(context.layout.bundle(record.id))
+    bundle = context.layout.bundle(record.id)
+    pods.forget_exit(bundle)
+    with storing("keep room for the exit record", bundle):
+        reserve(f"{bundle}/exit.json")
     context.store.update_container(
         msgspec.structs.replace(
             record, phase="created", exit=None, pid=0, started_at_ns=0, paused=False, user=None, warnings=()

@@ -28,7 +28,7 @@ from oakum.engine.spec.resources import linux_resources
 from oakum.engine.storage import remove_directory, storing
 from oakum.engine.store.records import ContainerRecord, ImageRecord, SandboxRecord
 from oakum.errors import InvalidArgument, NotFound, Unimplemented
-from oakum.linux.durable import write_file_fast
+from oakum.linux.durable import reserve, write_file_fast
 from oakum.model.ids import check_name, new_id
 from oakum.model.rootfs import RootfsSource
 from oakum.model.signals import parse_signal, signal_name
@@ -205,6 +205,8 @@ def build(
     with storing("write container configuration", bundle):
         if record.log_path:
             os.makedirs(os.path.dirname(record.log_path), mode=0o755, exist_ok=True)
+        # How it ends has to be written also where the disk is full by then: else it would seem to run for ever.
+        reserve(f"{bundle}/exit.json")
         write_file_fast(f"{bundle}/config.json", msgspec.json.encode(spec))
 
 

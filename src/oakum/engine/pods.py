@@ -14,7 +14,7 @@ from oakum.engine.states import read_exit, shim_lives, unknown_end
 from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
 from oakum.errors import DeadlineExceeded, FailedPrecondition, Unavailable
-from oakum.linux.durable import write_file
+from oakum.linux.durable import write_reserved
 
 _SHIM_UP_S = 10.0
 _POLL_S = 0.01
@@ -74,7 +74,7 @@ def write_exit(bundle: str, ended: ExitFacts) -> None:
     # The shim's reader wants every field, also those that are at their default.
     fields = {name: getattr(ended, name) for name in ExitFacts.__struct_fields__}
     with storing("write exit record", bundle):
-        write_file(f"{bundle}/exit.json", msgspec.json.encode(fields))
+        write_reserved(f"{bundle}/exit.json", msgspec.json.encode(fields))
 
 
 def forget_exit(bundle: str) -> None:

@@ -55,7 +55,7 @@ def write(bundle: str, record: ExitRecord) -> None:
     """Write exit.json; when this returns it survives a power cut. Raises SystemFailure."""
     path = os.path.join(bundle, FILE_NAME)
     try:
-        durable.write_file(path, json.dumps(record.to_dict()).encode(), 0o644)
+        durable.write_reserved(path, json.dumps(record.to_dict()).encode(), 0o644)
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, "write exit record", path) from failure
 
