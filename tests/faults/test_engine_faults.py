@@ -409,7 +409,7 @@ def test_two_engines_recover_beside_each_other_and_beside_work(lab: Lab) -> None
 def _fill(path: Path) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     room = os.fstatvfs(fd)
-    os.posix_fallocate(fd, 0, room.f_bavail * room.f_frsize)
+    os.posix_fallocate(fd, 0, os.fstat(fd).st_size + room.f_bavail * room.f_frsize)
     os.close(fd)
 
 
@@ -424,10 +424,11 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_made(lab: Lab, tmp_path: Pa
             namespace = small.namespace("k8s.io")
             (image,) = namespace.import_images(archive)
             pod = namespace.run_sandbox(lab.sandbox("first"))
-            _fill(disk / "filler")
             for _ in range(2):
+                _fill(disk / "filler")  # also what the engine has given back for those who remove
                 with pytest.raises(ResourceExhausted):
                     namespace.create_container(pod, lab.container("c", image=image.id))
+                _fill(disk / "filler")
                 with pytest.raises(ResourceExhausted):
                     namespace.run_sandbox(lab.sandbox("second"))
             (disk / "filler").unlink()

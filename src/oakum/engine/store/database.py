@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from oakum.engine.storage import storage_error
+from oakum.engine.store import headroom
 from oakum.engine.store.records import (
     ContainerRecord,
     EventRecord,
@@ -56,6 +57,7 @@ class Store:
         self._decoded: dict[str, tuple[bytes, Any]] = {}
         self._listings: dict[str, tuple[tuple[int, int], Any]] = {}
         try:
+            headroom.adjust(os.path.dirname(path) or ".")
             # Before SQLite makes it (and its log beside it, with the same mode) readable for everybody.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         except OSError as error:
@@ -477,10 +479,17 @@ def _failure(error: sqlite3.Error, operation: str, path: str) -> OakumError:
     text = str(error)
     if "locked" in text or "busy" in text:
         return Unavailable(operation, path, text, hint="another oakum process keeps it; try again")
-    if "full" in text:
+    if "full" in text or ("I/O" in text and _no_space(path)):
+        headroom.adjust(os.path.dirname(path) or ".")  # so that the next try may succeed
         return ResourceExhausted(
             operation, path, "no space left on device", hint="remove images or containers"
         )
     if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
         return DataLoss(operation, path, text, hint="restore it from a backup or remove the root directory")
     return SystemFailure(operation, path, text)
+
+
+def _no_space(path: str) -> bool:
+    # SQLite does not say why a log could not be made: "disk I/O error", also where there was no page left for it
+    disk = os.statvfs(os.path.dirname(path) or ".")
+    return not (disk.f_bavail if os.geteuid() else disk.f_bfree)
