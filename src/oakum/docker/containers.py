@@ -31,7 +31,7 @@ from oakum.docker.mounts import Mounts
 from oakum.docker.objects import Objects
 from oakum.docker.removal import remove_from_docker
 from oakum.docker.users import Users
-from oakum.engine import cdi, host, podfiles
+from oakum.engine import cdi, host, oom, podfiles
 from oakum.engine.locks import Locks
 from oakum.engine.spec import process
 from oakum.engine.spec.mounts import clean
@@ -357,20 +357,9 @@ class Containers:
             if own != Resources() and status.state != "created":
                 Cgroup(self._cgroups, status.cgroup_path).apply(parse_resources(linux_resources(own)))
             if change.oom_score_adj is not None and status.state != "created":
-                self._set_score(status.cgroup_path, self._score(change.oom_score_adj))
+                oom.set_score(self._cgroups, status.cgroup_path, self._score(change.oom_score_adj))
             directory = self._layout.container(status.id)
             pods.write_changes(directory, merge(pods.read_changes(directory), change))
-
-    def _set_score(self, cgroup_path: str, score: int) -> None:
-        for pid in Cgroup(self._cgroups, cgroup_path).processes():
-            path = f"/proc/{pid}/oom_score_adj"
-            try:
-                with open(path, "w", encoding="ascii") as file:
-                    file.write(str(score))
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # it has ended meanwhile
-            except OSError as error:
-                raise SystemFailure.from_os_error(error, "write", path) from error
 
 
 def log_file(sandbox: SandboxConfig, config: ContainerConfig) -> str:

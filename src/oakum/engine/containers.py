@@ -15,7 +15,7 @@ import msgspec
 
 from oakum.backend.config import ContainerConfig, Resources, SandboxConfig
 from oakum.backend.status import ContainerUser
-from oakum.engine import creation, oom, pods, scopes
+from oakum.engine import creation, pods, scopes
 from oakum.engine.catalog import Catalog
 from oakum.engine.context import Context
 from oakum.engine.images import Images
@@ -420,7 +420,9 @@ class Containers(Catalog):
                     scopes.change(self._context, record, said)
                     client.update(record.id, said)
                 if change.oom_score_adj is not None:
-                    oom.set_score(self._context, record.cgroup_path, change.oom_score_adj)
+                    from oakum.engine import oom  # hardly an update has one
+
+                    oom.set_score(self._context.cgroups, record.cgroup_path, change.oom_score_adj)
             elif state == "created":
                 creation.rewrite_resources(self._context, record.id, merged)
             else:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from oakum.engine.context import Context
 from oakum.errors import SystemFailure
+from oakum.oci.cgroups import Cgroup, Layout
 
 
-def set_score(context: Context, cgroup_path: str, score: int) -> None:
+def set_score(cgroups: Layout, cgroup_path: str, score: int) -> None:
     """Give every process of a container this score; where the host forbids lowering it, it stays.
 
     Source: proc_pid_oom_score_adj(5).
@@ -15,9 +15,7 @@ def set_score(context: Context, cgroup_path: str, score: int) -> None:
     Raises:
         SystemFailure: the kernel refused for another reason.
     """
-    from oakum.oci.cgroups import Cgroup  # only an update needs it
-
-    for pid in Cgroup(context.cgroups, cgroup_path).processes():
+    for pid in Cgroup(cgroups, cgroup_path).processes():
         path = f"/proc/{pid}/oom_score_adj"
         try:
             with open(path, "w", encoding="ascii") as file:
