@@ -58,6 +58,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "volume": Entry("oakum.cli.volume:volume", _NOUNS, "List, create, inspect and remove volumes."),
     "ns": Entry("oakum.cli.namespaces:ns", _NOUNS, "List, create and remove namespaces."),
     "serve": Entry("oakum.cli.serve:serve", _HOST, "Answer the kubelet on a socket."),
+    "oci": Entry("oakum.cli.host:oci", _HOST, "Speak runc's command line: an OCI runtime for daemons."),
     "info": Entry("oakum.cli.host:info", _HOST, "Say what oakum runs on, and what it holds."),
     "doctor": Entry("oakum.cli.doctor:doctor", _HOST, "Check what this host can do, and say what to do."),
     "migrate": Entry("oakum.cli.migrate:migrate", _HOST, "Bring what another engine has."),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`oakum info`, `version`, `gc` and `completion`: about the program and this host."""
+"""`oakum info`, `version`, `gc`, `completion` and where `oci` stands: about the program and this host."""
 
 from __future__ import annotations
 
@@ -116,3 +116,17 @@ def completion(ctx: click.Context, shell: str) -> int:
         raise InvalidArgument("write completion", shell, "unknown shell")
     click.echo(kind(ctx.find_root().command, {}, "oakum", "_OAKUM_COMPLETE").source())
     return 0
+
+
+@click.command(
+    cls=TeachingCommand,
+    context_settings={"ignore_unknown_options": True},
+    examples=(("oakum oci --help", "its own commands and options"), ("oakum oci run NAME", "as runc has it")),
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def oci(arguments: tuple[str, ...]) -> int:
+    """Make containers from bundles, with runc's commands. Behind `oakum` at once: its options, and --root, are its own."""
+    # `cli.main` never comes here with `oakum oci`
+    raise InvalidArgument(
+        "run oci", " ".join(arguments), "options of oakum stand before it", hint="begin with `oakum oci`"
+    )
