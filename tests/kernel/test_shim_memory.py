@@ -70,6 +70,8 @@ def is_rehearsed(state: str) -> bool:
 def test_the_rehearsal_leaves_nothing(box: Box) -> None:
     eventually(lambda: is_rehearsed(box.state), "the zygote has rehearsed", timeout_s=20)
     assert not os.path.exists(f"{box.state}/rehearsal")
+    with open(f"{box.state}/zygote.log", encoding="utf-8") as log:
+        assert log.read() == ""  # every part was played to its end
     pid = zygote_pid(box.state)
 
     def children() -> list[str]:
