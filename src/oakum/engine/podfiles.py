@@ -7,7 +7,7 @@ Every backend has them, each in a directory of its own. What is in them is `netw
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from oakum.backend.config import SandboxConfig
@@ -33,20 +33,44 @@ def write(
         InvalidArgument: a name or address cannot stand in such a file.
         ResourceExhausted, SystemFailure: they cannot be written.
     """
+    write_without_addresses(directory, config, hostname)
+    write_hosts(directory, config, hostname, addresses, name_lines)
+
+
+def write_without_addresses(directory: str, config: SandboxConfig, hostname: str) -> None:
+    """Make a sandbox's directory with resolv.conf and hostname. Raises as `write`."""
     from oakum.network import files  # only sandboxes that are made need it
+
+    host_network = config.namespaces.network == "node"
+    contents = {
+        "resolv.conf": files.resolv_conf(config.dns, host_network=host_network),
+        "hostname": files.hostname_file(hostname),
+    }
+    with storing("make sandbox directory", directory):
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+    _write(directory, contents)
+
+
+def write_hosts(
+    directory: str,
+    config: SandboxConfig,
+    hostname: str,
+    addresses: Sequence[str],
+    name_lines: Sequence[str] | None = None,
+) -> None:
+    """Write hosts into a directory that is there. As `write`, and raises as it does."""
+    from oakum.network import files  # see above
     from oakum.network.names import merge
 
     host_network = config.namespaces.network == "node"
     named = name_lines is not None and config.namespaces.uts != "node"
     own = () if named else addresses
     hosts = files.hosts(hostname, own, config.extra_hosts, host_network=host_network)
-    contents = {
-        "hosts": merge(hosts, name_lines) if name_lines else hosts,
-        "resolv.conf": files.resolv_conf(config.dns, host_network=host_network),
-        "hostname": files.hostname_file(hostname),
-    }
+    _write(directory, {"hosts": merge(hosts, name_lines) if name_lines else hosts})
+
+
+def _write(directory: str, contents: Mapping[str, str]) -> None:
     with storing("write pod files", directory):
-        os.makedirs(directory, mode=0o755, exist_ok=True)
         for name, text in contents.items():
             # Containers of any user read them through their bind mounts.
             write_file_fast(f"{directory}/{name}", text.encode(), 0o644)

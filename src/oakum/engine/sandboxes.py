@@ -167,23 +167,23 @@ class Sandboxes:
         with storing("make pod directory", pod):
             os.makedirs(pod, mode=0o711)
         shim = Spawned(layout.state, _shim_request(record, pod))
+        directory, name = layout.sandbox(record.id), hostname(record.config, record.id)
         attach: Callable[[], Attachment | None] | None = None
         try:
-            # Meanwhile, for that takes no namespace yet.
+            # Meanwhile, for these take no namespace yet.
             if record.has_network:
-                attach = networks.begin(self._context, record, hostname(record.config, record.id))
+                attach = networks.begin(self._context, record, name)
+            podfiles.write_without_addresses(directory, record.config, name)
         finally:
             pid = shim.pid()
         attachment = attach() if attach is not None else None
         networks.relay(self._context, record)
         addresses = attachment.addresses if attachment else ()
-        podfiles.write(
-            layout.sandbox(record.id),
-            with_dns_of(record.config, attachment),
-            hostname(record.config, record.id),
-            addresses,
-            networks.name_lines(self._context, record, attachment),
-        )
+        config = with_dns_of(record.config, attachment)
+        if config is not record.config:
+            podfiles.write_without_addresses(directory, config, name)
+        name_lines = networks.name_lines(self._context, record, attachment)
+        podfiles.write_hosts(directory, config, name, addresses, name_lines)
         if networks.is_shared(record):
             networks.write_names(self._context, own=record.id)
         self._context.store.update_sandbox(

@@ -175,22 +175,14 @@ def connect(route: NetlinkSocket, plan: LinkPlan, *, netns_fd: int, netns_path: 
     What is there already is kept when it is right, else made anew. Raises SystemFailure.
     """
     with inside(netns_fd, NetlinkSocket, subject=netns_path) as inner:
-        link = _existing(route, inner, plan)
-        was_there = link is not None
-        if link is None:
-            route.execute([rtnetlink.delete_link(plan.host_interface)] if _is_there(route, plan) else [])
-            create = rtnetlink.create_veth(
-                plan.host_interface,
-                bridge_index=plan.bridge_index,
-                mtu=plan.mtu,
-                peer_name=plan.interface,
-                peer_mac=plan.mac,
-                peer_netns_fd=netns_fd,
-            )
-            # An existing link of that name was ruled out: it must not be taken for ours.
-            route.execute([create._replace(tolerated=frozenset())])
-            link = rtnetlink.get_link(inner, plan.interface)
-        route.execute([rtnetlink.set_hairpin(plan.host_interface)])
+        was_there = False
+        if not _make(route, plan, netns_fd):  # one of its ends is there
+            was_there = _existing(route, inner, plan) is not None
+            if not was_there:
+                route.execute([rtnetlink.delete_link(plan.host_interface)] if _is_there(route, plan) else [])
+                _make(route, plan, netns_fd, tolerated=frozenset())
+            route.execute([rtnetlink.set_hairpin(plan.host_interface)])
+        link = rtnetlink.get_link(inner, plan.interface)
         if link is None:
             raise SystemFailure("look up link", plan.interface, "it vanished while it was set up")
         _limit(inner, link, plan.egress_bits_per_s, was_there=was_there)
@@ -199,6 +191,32 @@ def connect(route: NetlinkSocket, plan: LinkPlan, *, netns_fd: int, netns_path: 
             if host is not None:
                 _limit(route, host, plan.ingress_bits_per_s, was_there=was_there)
         return _set_up_inside(inner, link, plan)
+
+
+def _make(
+    route: NetlinkSocket,
+    plan: LinkPlan,
+    netns_fd: int,
+    tolerated: frozenset[int] = frozenset({errno.EEXIST}),
+) -> bool:
+    """Make both ends of a link, of which none may be there; whether it was made. Raises SystemFailure."""
+    create = rtnetlink.create_veth(
+        plan.host_interface,
+        bridge_index=plan.bridge_index,
+        mtu=plan.mtu,
+        peer_name=plan.interface,
+        peer_mac=plan.mac,
+        peer_netns_fd=netns_fd,
+    )
+    hairpin = rtnetlink.set_hairpin(plan.host_interface)
+    # One call for both: where it was not made there may be nothing to set, or no port, and the caller looks at what is there.
+    nothing_to_set = frozenset({errno.ENODEV, errno.EOPNOTSUPP})
+    made, was_set = route.execute(
+        [create._replace(tolerated=tolerated), hairpin._replace(tolerated=nothing_to_set)]
+    )
+    if not made.errno and was_set.errno:
+        route.execute([hairpin])
+    return not made.errno
 
 
 def _limit(route: NetlinkSocket, link: rtnetlink.Link, bits_per_s: int, *, was_there: bool) -> None:
