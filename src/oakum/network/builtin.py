@@ -9,6 +9,7 @@ rules follow, and all of it may be done again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Unpack
 
 from oakum.errors import OakumError
 from oakum.linux import rtnetlink
@@ -16,7 +17,6 @@ from oakum.network.attachment import (
     Attachment,
     AttachmentOptions,
     InterfaceCounters,
-    PortRequest,
 )
 from oakum.network.bridges import Bridges
 from oakum.network.database import AttachmentRow, Due, NetworkDatabase, NetworkRow
@@ -25,10 +25,10 @@ from oakum.network.names import Neighbour, render
 from oakum.network.parts import Parts
 from oakum.network.places import Places, Request, describe
 from oakum.network.ports import Binding
-from oakum.network.protocol import DEFAULT_NETWORK, NetworkInfo
+from oakum.network.protocol import DEFAULT_NETWORK, Network, NetworkInfo, Wishes
 
 
-class BuiltinNetwork:
+class BuiltinNetwork(Network):
     """The networks of one ROOT. Safe from many threads and processes at once."""
 
     def __init__(self, database: str, *, name_suffix: str = "") -> None:
@@ -52,19 +52,11 @@ class BuiltinNetwork:
 
     # Sandboxes
 
-    def setup(
-        self,
-        sandbox_id: str,
-        netns_path: str,
-        *,
-        network: str = DEFAULT_NETWORK,
-        port_mappings: Sequence[PortRequest] = (),
-        hostname: str = "",
-        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
-    ) -> Attachment:
-        """Attach the network namespace at `netns_path`: address, routes, way out, host ports. May be repeated.
+    def begin(self, sandbox_id: str, netns_path: str, **wishes: Unpack[Wishes]) -> Callable[[], Attachment]:
+        """Reserve addresses and ports, for which the namespace need not be there yet; the call that does the rest.
 
-        Of `options`, addresses, MAC, rates and names count here.
+        That gives the namespace address, routes, way out, host ports. Where it is not called, `teardown` lets go. May be
+        repeated. Of the options, addresses, MAC, rates and names count here.
 
         Raises:
             AlreadyExists: a host port or address is taken, by a process of the host or by another sandbox.
@@ -73,33 +65,8 @@ class BuiltinNetwork:
             ResourceExhausted: no address is left.
             SystemFailure: the kernel refuses; nothing is left attached.
         """
-        return self.begin(
-            sandbox_id,
-            netns_path,
-            network=network,
-            port_mappings=port_mappings,
-            hostname=hostname,
-            options=options,
-        )()
-
-    def begin(
-        self,
-        sandbox_id: str,
-        netns_path: str,
-        *,
-        network: str = DEFAULT_NETWORK,
-        port_mappings: Sequence[PortRequest] = (),
-        hostname: str = "",
-        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
-    ) -> Callable[[], Attachment]:
-        """Reserve addresses and ports, for which the namespace need not be there yet; the call that does the rest.
-
-        Where that is not called, `teardown` lets go. Raises as `setup`.
-        """
         with self._guard:
-            complete = self._places.begin(
-                Request(sandbox_id, netns_path, network, hostname, options, tuple(port_mappings))
-            )
+            complete = self._places.begin(Request(sandbox_id, netns_path, **wishes))
 
         def attach() -> Attachment:
             with self._guard:
@@ -118,7 +85,7 @@ class BuiltinNetwork:
     ) -> Attachment:
         """Attach a sandbox to a further network, with an interface of its own. May be repeated. Raises as `setup`."""
         with self._guard:
-            return self._places.take(Request(sandbox_id, netns_path, network, hostname, options, None))
+            return self._places.begin(Request(sandbox_id, netns_path, network, None, hostname, options))()
 
     def disconnect(self, sandbox_id: str, network: str) -> bool:
         """Detach a sandbox from one network, its interface included; whether it was attached. Raises SystemFailure."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from oakum.errors import FailedPrecondition, OakumError
-from oakum.network.attachment import Attachment, AttachmentOptions, InterfaceCounters, PortRequest
+from oakum.network.attachment import Attachment, AttachmentOptions, InterfaceCounters
 from oakum.network.due import anything_due
-from oakum.network.protocol import DEFAULT_NETWORK, Network, NetworkInfo
+from oakum.network.protocol import DEFAULT_NETWORK, Network, NetworkInfo, Wishes
 from oakum.network.settings import NetworkSettings, has_configuration
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from oakum.network.cni.network import CniNetwork
 
 
-class ChosenNetwork:
+class ChosenNetwork(Network):
     """Both kinds of network of one ROOT, as one. Thread-safe; what is not used is not loaded."""
 
     def __init__(
@@ -82,45 +82,10 @@ class ChosenNetwork:
             return self.cni
         return self.builtin
 
-    def setup(
-        self,
-        sandbox_id: str,
-        netns_path: str,
-        *,
-        network: str = DEFAULT_NETWORK,
-        port_mappings: Sequence[PortRequest] = (),
-        hostname: str = "",
-        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
-    ) -> Attachment:
-        """Attach the network namespace at `netns_path`. Raises OakumError; then nothing is left attached."""
-        return self._choose(network).setup(
-            sandbox_id,
-            netns_path,
-            network=network,
-            port_mappings=port_mappings,
-            hostname=hostname,
-            options=options,
-        )
-
-    def begin(
-        self,
-        sandbox_id: str,
-        netns_path: str,
-        *,
-        network: str = DEFAULT_NETWORK,
-        port_mappings: Sequence[PortRequest] = (),
-        hostname: str = "",
-        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
-    ) -> Callable[[], Attachment]:
+    def begin(self, sandbox_id: str, netns_path: str, **wishes: Unpack[Wishes]) -> Callable[[], Attachment]:
         """As `setup`, in two halves: the first needs no namespace, the second is the returned call. Raises OakumError."""
-        return self._choose(network).begin(
-            sandbox_id,
-            netns_path,
-            network=network,
-            port_mappings=port_mappings,
-            hostname=hostname,
-            options=options,
-        )
+        chosen = self._choose(wishes.get("network", DEFAULT_NETWORK))
+        return chosen.begin(sandbox_id, netns_path, **wishes)
 
     def connect(
         self,
@@ -137,10 +102,9 @@ class ChosenNetwork:
             FailedPrecondition: this network, or one it is in, is made by CNI plugins, which attach a sandbox once.
             OakumError: as `setup`.
         """
-        refused: Network | None = None
-        if self._opened_cni is not None or os.path.exists(self._cni_directory):
-            refused = self.cni if self.cni.attachment(sandbox_id) is not None else None
-        if refused is not None or self._choose(network) is not self.builtin:
+        has_cni = self._opened_cni is not None or os.path.exists(self._cni_directory)
+        in_cni = has_cni and self.cni.attachment(sandbox_id) is not None
+        if in_cni or self._choose(network) is not self.builtin:
             raise FailedPrecondition(
                 "connect to network",
                 repr(network),

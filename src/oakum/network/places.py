@@ -31,14 +31,14 @@ NAMES, NETWORKS = "names", "networks"
 
 
 class Request(NamedTuple):
-    """A place that a sandbox wants; `ports` is None for a further one, which brings none."""
+    """A place that a sandbox wants; `port_mappings` is None for a further one, which brings none."""
 
     sandbox_id: str
     netns_path: str
-    network: str
-    hostname: str
-    options: AttachmentOptions
-    ports: Sequence[PortRequest] | None
+    network: str = DEFAULT_NETWORK
+    port_mappings: Sequence[PortRequest] | None = ()
+    hostname: str = ""
+    options: AttachmentOptions = AttachmentOptions()
 
 
 class Places:
@@ -53,14 +53,10 @@ class Places:
     def _database(self) -> NetworkDatabase:
         return self._parts.database
 
-    def take(self, request: Request) -> Attachment:
-        """Take a place, or complete it. Raises as `BuiltinNetwork.setup`."""
-        return self.begin(request)()
-
     def begin(self, request: Request) -> Callable[[], Attachment]:
         """Reserve a place, which takes no namespace; the rest is done by what is returned.
 
-        Raises as `BuiltinNetwork.setup`.
+        Raises as `BuiltinNetwork.begin`.
         """
         options = request.options
         check_mac(options.mac)
@@ -68,9 +64,9 @@ class Places:
         network, bridge, warnings = self._bridges.ensure(request.network)
         self._leaving.look()
         bindings: Sequence[Binding] | None = None
-        if request.ports is not None:
+        if request.port_mappings is not None:
             bindings = plan_bindings(
-                request.ports, with_ipv6=network.subnet6 is not None, with_relay=options.relay
+                request.port_mappings, with_ipv6=network.subnet6 is not None, with_relay=options.relay
             )
         wanted = AttachmentRow(
             request.sandbox_id,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict, Unpack
 
 from oakum.network.attachment import Attachment, AttachmentOptions, InterfaceCounters, PortRequest
 
@@ -26,32 +26,23 @@ class NetworkInfo(NamedTuple):
     problem: str = ""
 
 
+class Wishes(TypedDict, total=False):
+    """What a sandbox may want of a network, or has by default: the default network, and nothing else."""
+
+    network: str
+    port_mappings: Sequence[PortRequest]
+    hostname: str
+    options: AttachmentOptions
+
+
 class Network(Protocol):
     """Networks of one ROOT. Safe from many threads and processes; every call tolerates to be repeated."""
 
-    def setup(
-        self,
-        sandbox_id: str,
-        netns_path: str,
-        *,
-        network: str = DEFAULT_NETWORK,
-        port_mappings: Sequence[PortRequest] = (),
-        hostname: str = "",
-        options: AttachmentOptions = ...,
-    ) -> Attachment:
+    def setup(self, sandbox_id: str, netns_path: str, **wishes: Unpack[Wishes]) -> Attachment:
         """Attach the network namespace at `netns_path`. Raises OakumError; then nothing is left attached."""
-        ...
+        return self.begin(sandbox_id, netns_path, **wishes)()
 
-    def begin(
-        self,
-        sandbox_id: str,
-        netns_path: str,
-        *,
-        network: str = DEFAULT_NETWORK,
-        port_mappings: Sequence[PortRequest] = (),
-        hostname: str = "",
-        options: AttachmentOptions = ...,
-    ) -> Callable[[], Attachment]:
+    def begin(self, sandbox_id: str, netns_path: str, **wishes: Unpack[Wishes]) -> Callable[[], Attachment]:
         """As `setup`, in two halves: the first is done before the namespace is there, the second by what is returned.
 
         Where the second is not called, `teardown` undoes the first. Raises OakumError.

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, Unpack
 
 from oakum.errors import DataLoss, FailedPrecondition, NotFound, OakumError
 from oakum.linux import rtnetlink
@@ -33,7 +33,7 @@ from oakum.network.cni.records import Record, Records
 from oakum.network.cni.requests import Target, arguments, check_target, environment, runtime_config
 from oakum.network.cni.results import Call, summary, timed_out, without_addresses
 from oakum.network.ports import check_free, plan_bindings
-from oakum.network.protocol import DEFAULT_NETWORK, NetworkInfo
+from oakum.network.protocol import DEFAULT_NETWORK, Network, NetworkInfo, Wishes
 from oakum.network.retry import Retrier
 from oakum.network.settings import CniSettings
 
@@ -41,7 +41,7 @@ from oakum.network.settings import CniSettings
 _STATUS_AGE_S: Final = 5.0
 
 
-class CniNetwork:
+class CniNetwork(Network):
     """The CNI attachments of one ROOT. Safe from many threads and processes at once."""
 
     def __init__(self, directory: str, settings: CniSettings = CniSettings()) -> None:  # noqa: B008 - immutable
@@ -64,7 +64,11 @@ class CniNetwork:
         """Whether a readable configuration has this name. Raises OakumError."""
         return any(network.name == name for network in self._configs.networks().networks)
 
-    def setup(
+    def begin(self, sandbox_id: str, netns_path: str, **wishes: Unpack[Wishes]) -> Callable[[], Attachment]:
+        """Nothing yet: plugins do nothing without the namespace. What is returned raises as `_add`."""
+        return partial(self._add, sandbox_id, netns_path, **wishes)
+
+    def _add(
         self,
         sandbox_id: str,
         netns_path: str,
@@ -74,7 +78,7 @@ class CniNetwork:
         hostname: str = "",
         options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
     ) -> Attachment:
-        """Attach the network namespace at `netns_path`: ADD. One that is attached already is only checked.
+        """ADD. One that is attached already is only checked.
 
         Raises:
             AlreadyExists: a process of the host has one of the ports.
@@ -110,27 +114,6 @@ class CniNetwork:
                 self._undo(record, error, lock_fd)
                 raise
             return attached
-
-    def begin(
-        self,
-        sandbox_id: str,
-        netns_path: str,
-        *,
-        network: str = DEFAULT_NETWORK,
-        port_mappings: Sequence[PortRequest] = (),
-        hostname: str = "",
-        options: AttachmentOptions = AttachmentOptions(),  # noqa: B008 - immutable
-    ) -> Callable[[], Attachment]:
-        """`setup`, to be called when the namespace is there: plugins do nothing without it."""
-        return partial(
-            self.setup,
-            sandbox_id,
-            netns_path,
-            network=network,
-            port_mappings=port_mappings,
-            hostname=hostname,
-            options=options,
-        )
 
     def teardown(self, sandbox_id: str) -> None:
         """Detach a sandbox: DEL. Succeeds for what is gone.
