@@ -27,7 +27,7 @@ from oakum.network.pool import check_mac, free_interface, host_interface_of, off
 from oakum.network.ports import Binding, check_free, plan_bindings
 from oakum.network.protocol import DEFAULT_NETWORK
 
-NAMES, NETWORKS = "names", "networks"
+NAMES = "names"
 
 
 class Request(NamedTuple):
@@ -184,8 +184,7 @@ class Places:
 
     def _publish(self, row: AttachmentRow, bindings: Sequence[Binding] | None) -> None:
         """Have what is outside the sandbox know of its place: ports, and names."""
-        with self._database.change():
-            before = self._parts.published(row.sandbox_id)
+        with self._republishing(row.sandbox_id):
             self._database.update_attachment(row)
             self._database.come_back(row.host_interface)
             if bindings is not None and any(
@@ -193,13 +192,19 @@ class Places:
             ):
                 self._database.drop_ports(row.sandbox_id)
                 self._database.reserve(row.sandbox_id, bindings)
-            after = self._parts.published(row.sandbox_id)
-            gone = [port for port in before if port not in after]
-            self._parts.firewall.remove_ports(gone)
-            self._parts.firewall.add_ports(after)
             if row.network != DEFAULT_NETWORK or bindings is None:
                 self._owe_names(row)
-        forget_flows_to(self._parts.route, after)
+
+    @contextmanager
+    def _republishing(self, sandbox_id: str) -> Generator[None]:
+        """A change of the database, after which a sandbox's host ports lead where it says, and nobody elsewhere."""
+        with self._database.change():
+            before = self._parts.published(sandbox_id)
+            yield
+            after = self._parts.published(sandbox_id)
+            self._parts.firewall.remove_ports([port for port in before if port not in after])
+            self._parts.firewall.add_ports(after)
+        forget_flows_to(self._parts.route, [*before, *after])
 
     def _owe_names(self, row: AttachmentRow) -> None:
         """Have the hosts files written of all who are to know that this place is taken or free; within `change`."""
@@ -218,14 +223,9 @@ class Places:
             return False
         # First the link, then the address: nobody else may get one that is still in use.
         self._parts.route.execute([rtnetlink.delete_link(row.host_interface)])
-        with self._database.change():
-            before = self._parts.published(sandbox_id)
+        with self._republishing(sandbox_id):
             self._owe_names(row)
             self._database.leave(sandbox_id, network)
-            after = self._parts.published(sandbox_id)
-            self._parts.firewall.remove_ports([port for port in before if port not in after])
-            self._parts.firewall.add_ports([port for port in after if port not in before])
-        forget_flows_to(self._parts.route, [*before, *after])
         self._lead(sandbox_id)
         return True
 
@@ -254,16 +254,13 @@ class Places:
         """Give back all of a sandbox's places and ports; its links are seen off later. Raises SystemFailure."""
         if not self._database.knows(sandbox_id):
             return
-        with self._database.change():
-            ports = self._parts.published(sandbox_id)
+        with self._republishing(sandbox_id):
             rows = self._database.attachments_of(sandbox_id)
             for row in rows:
                 self._owe_names(row)
             self._database.release(sandbox_id)
-            self._parts.firewall.remove_ports(ports)
         if rows:
             self._leaving.wake()
-        forget_flows_to(self._parts.route, ports)
 
     def rename(self, sandbox_id: str, names: Sequence[str]) -> None:
         """Call a sandbox otherwise, in all its places that had names."""
