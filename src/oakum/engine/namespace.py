@@ -152,7 +152,9 @@ class Namespace:
 
     def handlers(self) -> Sequence[str]:
         """The runtime handlers that pods may ask for by name."""
-        return ("oakum", *self._context.handlers.usable())
+        from oakum.engine.handlers import BUILT_IN  # loaded by who asks for handlers
+
+        return (BUILT_IN, *self._context.handlers.usable())
 
     def cgroup_driver(self) -> str:
         """Name the driver: "systemd" or "cgroupfs", which too maps the names of slices onto directories."""

@@ -23,14 +23,15 @@ from oakum.engine.states import shim_lives
 from oakum.engine.storage import storing
 from oakum.engine.store.records import SandboxRecord
 from oakum.errors import AlreadyExists, FailedPrecondition, NotFound, OakumError
+from oakum.network.due import NAMES, NETWORKS
 
 if TYPE_CHECKING:
     from oakum.network.attachment import Attachment, AttachmentOptions
     from oakum.network.builtin import BuiltinNetwork
 
+# A network of this name is none: the pod has its own namespace with loopback alone.
 NONE: Final = "none"
 DEFAULT: Final = "default"
-_NAMES, _NETWORKS = "names", "networks"
 _LOCK: Final = "names.lock"
 _HOSTS_LIMIT_BYTES: Final = 1 << 20
 
@@ -176,7 +177,7 @@ def naming(context: Context, record: SandboxRecord, hostname: str) -> Generator[
         return
     with context.locks.holding(record.id):
         builtin = context.network.builtin
-        builtin.owe(record.id, _NETWORKS)
+        builtin.owe(record.id, NETWORKS)
         yield
         builtin.rename(record.id, _names(context, record, hostname))
         write_names(context, own=record.id)
@@ -215,7 +216,7 @@ def connect(context: Context, record: SandboxRecord, request: NetworkRequest, ho
     if not _lives(record):
         context.store.update_sandbox(changed)
         return
-    builtin.owe(record.id, _NETWORKS)
+    builtin.owe(record.id, NETWORKS)
     context.store.update_sandbox(changed)
     try:
         _join(context, changed, request, hostname, first=not builtin.attachments_of(record.id))
@@ -253,7 +254,7 @@ def disconnect(context: Context, record: SandboxRecord, network: str, *, force: 
     if not attached:
         context.store.update_sandbox(changed)
         return
-    builtin.owe(record.id, _NETWORKS)
+    builtin.owe(record.id, NETWORKS)
     context.store.update_sandbox(changed)
     builtin.disconnect(record.id, network)
     _finish(context, changed)
@@ -317,7 +318,7 @@ def _finish(context: Context, record: SandboxRecord) -> None:
 
 
 def _paid(builtin: BuiltinNetwork, sandbox_id: str) -> None:
-    builtin.settle([due for due in builtin.due(_NETWORKS) if due.sandbox_id == sandbox_id])
+    builtin.settle([due for due in builtin.due(NETWORKS) if due.sandbox_id == sandbox_id])
 
 
 def _lives(record: SandboxRecord) -> bool:
@@ -349,12 +350,12 @@ def write_names(context: Context, *, own: str = "") -> list[str]:
     if not os.path.exists(context.layout.network_database):
         return []
     builtin = context.network.builtin
-    if not own and not builtin.due(_NAMES):
+    if not own and not builtin.due(NAMES):
         return []
     failed: list[str] = []
     with Locks(context.layout.root).holding(_LOCK):
         # What is due is read first: who changes something later makes it due once more.
-        due = {each.sandbox_id: each for each in builtin.due(_NAMES)}
+        due = {each.sandbox_id: each for each in builtin.due(NAMES)}
         for sandbox_id in dict.fromkeys((*filter(None, (own,)), *due)):
             try:
                 _write_hosts(context, sandbox_id)
@@ -411,7 +412,7 @@ def recover(context: Context, finish: Callable[[str], str]) -> list[str]:
     """Do what killed processes owe; what was done, one line each. `finish` settles the networks of one sandbox."""
     if not context.network_owes():
         return []
-    done = [finish(due.sandbox_id) for due in context.network.builtin.due(_NETWORKS)]
+    done = [finish(due.sandbox_id) for due in context.network.builtin.due(NETWORKS)]
     return [line for line in done if line] + write_names(context)
 
 

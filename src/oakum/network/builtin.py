@@ -187,7 +187,7 @@ class BuiltinNetwork(Network):
             self._places.rename(sandbox_id, names)
 
     def owe(self, sandbox_id: str, what: str) -> None:
-        """Note that a sandbox's "names" or "networks" have to be looked after. Raises SystemFailure."""
+        """Note that a sandbox's "names" or "networks" (see `due`) have to be looked after. Raises SystemFailure."""
         with self._guard, self._database.change():
             self._database.owe(sandbox_id, what)
 

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether network.db says that anything is owed to a sandbox. Asked by every command, so it loads nothing else."""
+"""What network.db may owe to a sandbox, and whether it owes any. Asked by every command, so it loads nothing else."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+from typing import Final
 
 from oakum.errors import SystemFailure
 
-_OLDER = "no such table"
+# What can be owed: its hosts file, and its places in networks.
+NAMES: Final = "names"
+NETWORKS: Final = "networks"
+_OLDER: Final = "no such table"
 
 
 def anything_due(database: str) -> bool:

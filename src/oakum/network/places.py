@@ -19,6 +19,7 @@ from oakum.network import links
 from oakum.network.attachment import Attachment, AttachmentOptions, PortRequest
 from oakum.network.bridges import Bridges
 from oakum.network.database import AttachmentRow, NetworkDatabase, NetworkRow
+from oakum.network.due import NAMES
 from oakum.network.flows import forget_flows_to
 from oakum.network.leaving import Leaving
 from oakum.network.names import check_names
@@ -26,8 +27,6 @@ from oakum.network.parts import Parts
 from oakum.network.pool import check_mac, free_interface, host_interface_of, offset_of
 from oakum.network.ports import Binding, check_free, plan_bindings
 from oakum.network.protocol import DEFAULT_NETWORK
-
-NAMES = "names"
 
 
 class Request(NamedTuple):
