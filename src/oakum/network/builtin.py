@@ -191,11 +191,6 @@ class BuiltinNetwork(Network):
         with self._guard, self._database.change():
             self._database.owe(sandbox_id, what)
 
-    def owes(self) -> bool:
-        """Whether anything is owed to a sandbox. Raises SystemFailure."""
-        with self._guard:
-            return self._database.owes()
-
     def due(self, what: str) -> list[Due]:
         """What is owed of one kind. Raises SystemFailure."""
         with self._guard:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from oakum.errors import FailedPrecondition, OakumError
 from oakum.network.attachment import Attachment, AttachmentOptions, InterfaceCounters
-from oakum.network.due import anything_due
+from oakum.network.due import NAMES, NETWORKS, anything_due
 from oakum.network.protocol import DEFAULT_NETWORK, Network, NetworkInfo, Wishes
 from oakum.network.settings import NetworkSettings, has_configuration
 
@@ -168,7 +168,10 @@ class ChosenNetwork(Network):
         """Whether anything is owed to a sandbox's networks or names. Raises SystemFailure."""
         with self._guard:
             opened = self._opened_builtin
-        return opened.owes() if opened is not None else anything_due(self._database)
+        if opened is None:
+            return anything_due(self._database)
+        # Not by a second connection: SQLite would keep its descriptor for as long as the first one is open.
+        return any(opened.due(what) for what in (NAMES, NETWORKS))
 
     def list_networks(self) -> list[NetworkInfo]:
         """All networks; the one that new sandboxes get by default is the first. Raises OakumError."""

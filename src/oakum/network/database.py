@@ -424,10 +424,6 @@ class NetworkDatabase:
             (sandbox_id, what),
         )
 
-    def owes(self) -> bool:
-        """Whether anything is owed."""
-        return bool(self._query("SELECT 1 FROM due LIMIT 1"))
-
     def due(self, what: str) -> list[Due]:
         """What is owed of one kind."""
         rows = self._query("SELECT sandbox_id, turn FROM due WHERE what = ?", what)
