@@ -82,20 +82,12 @@ def begin(context: Context, record: SandboxRecord, hostname: str) -> Callable[[]
     requests = wanted(record)
     if not requests:
         return lambda: None
-    names = _names(context, record, hostname)
-    complete = context.network.begin(
-        record.id,
-        _netns(context, record),
-        network=requests[0].network,
-        port_mappings=record.config.port_mappings,
-        hostname=hostname,
-        options=_options(record, requests[0], names),
-    )
+    complete = _begin_first(context, record, requests[0], hostname)
 
     def rest() -> Attachment:
         first = complete()
         for request in requests[1:]:
-            further = _join(context, record, request, hostname, first=False)
+            further = _join(context, record, request, hostname)
             first = first._replace(warnings=(*first.warnings, *further.warnings))
         return first
 
@@ -132,22 +124,28 @@ def _netns(context: Context, record: SandboxRecord) -> str:
     return f"{context.layout.pod(record.id)}/ns/net"
 
 
-def _join(
-    context: Context, record: SandboxRecord, request: NetworkRequest, hostname: str, *, first: bool
-) -> Attachment:
-    options = _options(record, request, _names(context, record, hostname))
-    path = _netns(context, record)
-    if not first:
-        return context.network.connect(
-            record.id, path, network=request.network, hostname=hostname, options=options
-        )
-    return context.network.setup(
+def _begin_first(
+    context: Context, record: SandboxRecord, request: NetworkRequest, hostname: str
+) -> Callable[[], Attachment]:
+    """A place in the one network that a sandbox is in, which brings its ports; in two halves."""
+    return context.network.begin(
         record.id,
-        path,
+        _netns(context, record),
         network=request.network,
         port_mappings=record.config.port_mappings,
         hostname=hostname,
-        options=options,
+        options=_options(record, request, _names(context, record, hostname)),
+    )
+
+
+def _join(context: Context, record: SandboxRecord, request: NetworkRequest, hostname: str) -> Attachment:
+    """A place in a further network."""
+    return context.network.connect(
+        record.id,
+        _netns(context, record),
+        network=request.network,
+        hostname=hostname,
+        options=_options(record, request, _names(context, record, hostname)),
     )
 
 
@@ -219,7 +217,10 @@ def connect(context: Context, record: SandboxRecord, request: NetworkRequest, ho
     builtin.owe(record.id, NETWORKS)
     context.store.update_sandbox(changed)
     try:
-        _join(context, changed, request, hostname, first=not builtin.attachments_of(record.id))
+        if builtin.attachments_of(record.id):
+            _join(context, changed, request, hostname)
+        else:
+            _begin_first(context, changed, request, hostname)()
     except BaseException:  # Ctrl-C as well: what was not done is not wanted
         context.store.update_sandbox(record)
         _paid(builtin, record.id)
@@ -269,8 +270,10 @@ def settle(context: Context, record: SandboxRecord, hostname: str) -> str:
             if attached.network not in names:
                 builtin.disconnect(record.id, attached.network)
         for request in wanted(record):
-            others = [a for a in builtin.attachments_of(record.id) if a.network != request.network]
-            _join(context, record, request, hostname, first=not others)
+            if any(place.network != request.network for place in builtin.attachments_of(record.id)):
+                _join(context, record, request, hostname)
+            else:
+                _begin_first(context, record, request, hostname)()
         builtin.rename(record.id, _names(context, record, hostname))
         _finish(context, record)
     else:
