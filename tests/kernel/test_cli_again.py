@@ -44,6 +44,22 @@ def test_a_job_may_be_run_again_in_the_foreground(box: Box) -> None:
     assert box("start", "-a", "job", code=4) == "again\nagain\n"
 
 
+def test_what_is_to_be_removed_outlives_a_restart_and_no_later_end(box: Box) -> None:
+    for index in range(2):  # what waits for its end must not take this one for it
+        name = f"r{index}"
+        box("run", "-d", "--rm", "--name", name, box.image, "sleep", "1000")
+        box("restart", "-t", "0", name)
+        assert box("exec", name, "echo", "there") == "there\n"
+    box("create", "--rm", "--name", "made", box.image, "true")
+    box("start", "made")
+    box("create", "--rm", "--name", "watched", box.image, "true")
+    box("start", "-a", "watched")
+    eventually(lambda: len(box.containers()) == 2, "made and watched are gone")
+    assert box("exec", "r0", "echo", "still there") == "still there\n"
+    box("stop", "-t", "0", "r0", "r1")
+    eventually(lambda: box.containers() == [], "all are gone")
+
+
 def test_a_volume_outlives_its_containers(box: Box) -> None:
     box("run", "--rm", "-v", "db:/data", box.image, "sh", "-c", "echo kept > /data/file")
     box("run", "-d", "--name", "reader", "-v", "db:/data:ro", box.image, "sleep", "1000")

@@ -10,7 +10,7 @@ import click
 
 from oakum.cli import foreground
 from oakum.cli.complete import complete_container
-from oakum.cli.flags.request import ANNOTATION_STOP_TIMEOUT, resources_of
+from oakum.cli.flags.request import ANNOTATION_REMOVE, ANNOTATION_STOP_TIMEOUT, resources_of
 from oakum.cli.lazy import TeachingCommand
 from oakum.cli.report import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, report, run_exit_code
 from oakum.cli.run_options import LIMIT_OPTIONS, with_options
@@ -92,6 +92,15 @@ def _begin(session: Session, status: ContainerStatus) -> None:
         return  # as docker does
     session.namespace.rearm_container(status.id)
     session.namespace.start_container(status.id)
+    _leave_reaper(session, status)
+
+
+def _leave_reaper(session: Session, status: ContainerStatus) -> None:
+    """Have it removed after its end, where it was made with --rm."""
+    if ANNOTATION_REMOVE in status.config.annotations:
+        from oakum.cli.reaper import leave_reaper  # few containers have one
+
+        leave_reaper(session, status.id, status.sandbox_id)
 
 
 def _start_attached(session: Session, name: str, interactive: bool) -> int:
@@ -105,7 +114,10 @@ def _start_attached(session: Session, name: str, interactive: bool) -> int:
         sock = namespace.start_attached(status.id, stdin=wanted.stdin, rows=rows, columns=columns)
         outcome = foreground.follow(namespace, status.id, sock, wanted, signals)
     if outcome.record is not None:
+        if ANNOTATION_REMOVE in status.config.annotations:
+            namespace.remove_container(status.id)
         return outcome.record.exit_code
+    _leave_reaper(session, status)
     if outcome.broken_pipe:
         return EXIT_BROKEN_PIPE
     foreground.let_go_message(outcome, name)
@@ -149,9 +161,14 @@ def restart(session: Session, containers: tuple[str, ...], seconds: int | None) 
     """Stop containers and start them again; what has ended is only started."""
 
     def again(status: ContainerStatus) -> None:
-        session.namespace.stop_container(status.id, timeout_s=stop_seconds(status, seconds))
-        session.namespace.rearm_container(status.id)
-        session.namespace.start_container(status.id)
+        from oakum.cli.reaper import held  # what else is done here needs no lock
+
+        with held(session.root, session.state, status.id):
+            session.namespace.stop_container(status.id, timeout_s=stop_seconds(status, seconds))
+            session.namespace.rearm_container(status.id)
+            session.namespace.start_container(status.id)
+        if status.state != "running":
+            _leave_reaper(session, status)
 
     return each(session, containers, again)
 
