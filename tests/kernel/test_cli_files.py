@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +99,53 @@ def test_what_cannot_be_copied_is_said(box: Box, site: Path, tmp_path: Path) -> 
         done = box.full("cp", source, target)
         assert done.returncode != 0
         assert cause in done.stderr.decode()
+
+
+def test_the_whole_of_a_running_container_without_the_kernels_own(box: Box, tmp_path: Path) -> None:
+    box(
+        "run",
+        "-d",
+        "--name",
+        "c",
+        "--tmpfs",
+        "/scratch",
+        box.image,
+        "sh",
+        "-c",
+        "echo x > /scratch/file; sleep 1000",
+    )
+    box("exec", "c", "sh", "-c", "while ! [ -s /scratch/file ]; do sleep 0.1; done")
+    box("cp", "c:/", str(tmp_path / "all"))
+    assert (tmp_path / "all/bin/busybox").stat().st_size > 100_000
+    assert (tmp_path / "all/scratch/file").read_text() == "x\n"
+    assert os.listdir(tmp_path / "all/proc") == os.listdir(tmp_path / "all/sys") == []
+    box("cp", "c:/proc/version", str(tmp_path))
+    assert (tmp_path / "version").read_text() == Path("/proc/version").read_text()
+
+
+def test_a_slash_behind_a_link_means_what_it_leads_to(box: Box, site: Path, tmp_path: Path) -> None:
+    (tmp_path / "way").symlink_to("site")
+    box("run", "-d", "--name", "c", box.image, "sleep", "1000")
+    box("cp", str(tmp_path / "way"), "c:/root/link")
+    box("cp", str(tmp_path / "way") + "/", "c:/root/new")
+    box("cp", str(tmp_path / "way") + "/", "c:/root")
+    kinds = "readlink /root/link; readlink /root/new /root/way; cat /root/new/page /root/way/page"
+    assert box("exec", "c", "sh", "-c", kinds) == "site\nhello\nhello\n"
+
+
+def test_archives_through_a_pipe(box: Box, site: Path) -> None:
+    box("run", "-d", "--name", "c", box.image, "sleep", "1000")
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        archive.add(site, "site")
+    box("cp", "-", "c:/root", stdin=made.getvalue())
+    assert box("exec", "c", "stat", "-c", "%a %u", "/root/site/page") == "640 1234\n"
+    for path, page in (("/root/site", "site/page"), ("/root/site/.", "./page"), ("/root/site/page", "page")):
+        got = box.full("cp", f"c:{path}", "-").stdout
+        with tarfile.open(fileobj=io.BytesIO(got)) as archive:
+            held = archive.extractfile(page)
+            assert held is not None
+            assert held.read() == b"hello\n"
+            assert archive.getmember(page).uid == 1234
+    assert b"tar archive" in box.full("cp", "-", "c:/root", stdin=b"no archive").stderr
+    assert b"no such directory" in box.full("cp", "-", "c:/nowhere", stdin=made.getvalue()).stderr

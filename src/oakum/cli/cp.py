@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`oakum cp`: files into and out of containers."""
+"""`oakum cp`: files into and out of containers, and archives of them through a pipe."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from oakum.cli.lazy import TeachingCommand
 from oakum.cli.session import Session, pass_session
-from oakum.errors import InvalidArgument
+from oakum.errors import InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from oakum.engine.files import ContainerFiles
+
+_STREAM: Final = "-"
 
 
 def split(text: str) -> tuple[str, str]:
@@ -29,6 +38,7 @@ def split(text: str) -> tuple[str, str]:
         ("oakum cp web:/etc/nginx/nginx.conf .", "out of a container, running or not"),
         ("oakum cp site/. web:/www", "what is in site, into a directory of the container"),
         ("oakum cp -a data db:/var/lib", "with their owners"),
+        ("oakum cp web:/var/log - | tar tv", "as a tar archive; from one with oakum cp - CONTAINER:PATH"),
     ),
 )
 @click.option("-a", "--archive", is_flag=True, help="Keep owners; else they are yours, or root's inside.")
@@ -38,7 +48,7 @@ def split(text: str) -> tuple[str, str]:
 def cp(session: Session, source: str, target: str, archive: bool) -> int:
     """Copy files between this host and a container: CONTAINER:PATH names a place in one.
 
-    Of a container that does not run, its volumes and other mounts are not there.
+    "-" is a tar archive on standard output or input. Of a container that does not run, its volumes and other mounts are not there.
     """
     (from_container, from_path), (to_container, to_path) = split(source), split(target)
     if bool(from_container) == bool(to_container):
@@ -50,9 +60,56 @@ def cp(session: Session, source: str, target: str, archive: bool) -> int:
                 "copy", f"{source} to {target}", "a path is empty", hint="use / for the root"
             )
     files, find = session.namespace.files, session.namespace.find_container
+    if _STREAM in (source, target):
+        found = find(from_container or to_container).id
+        with _scratch() as scratch:
+            if from_container:
+                _write_archive(files, found, from_path, scratch)
+            else:
+                _read_archive(files, found, to_path, scratch)
+        return 0
     if from_container:
         mine = None if archive else (os.getuid(), os.getgid())
         files.copy_out(find(from_container).id, from_path, to_path, owner=mine)
     else:
         files.copy_in(find(to_container).id, from_path, to_path, owner=None if archive else (0, 0))
     return 0
+
+
+@contextmanager
+def _scratch() -> Generator[str]:
+    """A directory of our own for what passes through, where TMPDIR says: left by a kill, it goes as all else there."""
+    import tempfile  # few copies are archives
+
+    with tempfile.TemporaryDirectory(prefix="oakum-cp-") as scratch:
+        yield scratch
+
+
+def _write_archive(files: ContainerFiles, container_id: str, path: str, scratch: str) -> None:
+    import tarfile
+
+    if sys.stdout.isatty():
+        raise InvalidArgument(
+            "copy", _STREAM, "standard output is a terminal", hint="write it to a file or a pipe"
+        )
+    files.copy_out(container_id, path, scratch + "/", owner=None)
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        if path.endswith("/."):
+            archive.add(scratch, ".")
+            return
+        for name in os.listdir(scratch):  # one, or all of the root's
+            archive.add(f"{scratch}/{name}", name)
+
+
+def _read_archive(files: ContainerFiles, container_id: str, path: str, scratch: str) -> None:
+    import tarfile
+
+    try:
+        with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") as archive:
+            # nothing of it may lead out of our directory; owners and modes are kept, as from any archive
+            archive.extractall(scratch, filter="tar")
+    except tarfile.TarError as error:
+        raise InvalidArgument("read archive", _STREAM, str(error), hint="give a tar archive") from error
+    if not files.is_directory(container_id, path):
+        raise NotFound("copy to", repr(path), "no such directory", hint="make it first")
+    files.copy_in(container_id, f"{scratch}/.", path, owner=None)

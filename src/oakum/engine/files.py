@@ -17,7 +17,7 @@ from oakum.errors import InvalidArgument, NotFound, OakumError, SystemFailure
 from oakum.linux.fd import Fd
 from oakum.linux.mount import overlay
 from oakum.linux.paths import open_in_root
-from oakum.snapshots.merge import copy_entry, merge_layer
+from oakum.snapshots.merge import copy_contents, copy_entry
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # The caller's own, as docker has it for copies that are not asked to keep their owners.
@@ -49,6 +49,14 @@ class ContainerFiles:
         """
         with self._root(container_id) as root_fd, Fd(os.open("/", _DIRECTORY)) as host_fd:
             _copy(host_fd, os.path.abspath(source) + _slash(source), root_fd, target, owner)
+
+    def is_directory(self, container_id: str, path: str) -> bool:
+        """Whether there is a directory at `path` in the container."""
+        with self._root(container_id) as root_fd:
+            found = _open_directory(root_fd, path)
+            if found is not None:
+                found.close()
+            return found is not None
 
     @contextmanager
     def _root(self, container_id: str) -> Generator[Fd]:
@@ -85,20 +93,25 @@ def _copy(from_root: Fd, source: str, to_root: Fd, target: str, owner: Owner) ->
     try:
         with _parent(from_root, source, "source") as parent:
             name = os.path.basename(source.rstrip("/")) if not source.endswith("/.") else "."
+            if source.endswith("/") and name:
+                # what a link leads to, under the link's name
+                with open_in_root(from_root.fileno(), source, _DIRECTORY) as meant:
+                    _into(meant, ".", to_root, target, owner, as_name=name)
+                return
             _into(parent, name or ".", to_root, target, owner)
     except OSError as error:
         raise _failure(error, source, target) from error
 
 
-def _into(parent: Fd, name: str, to_root: Fd, target: str, owner: Owner) -> None:
+def _into(parent: Fd, name: str, to_root: Fd, target: str, owner: Owner, *, as_name: str = "") -> None:
     directory = _open_directory(to_root, target)
-    if name == ".":
+    if name == "." and not (as_name and directory is not None):
         with directory or _made(to_root, target) as filled:
-            merge_layer(parent.fileno(), filled.fileno(), owner=owner)
+            copy_contents(parent.fileno(), filled.fileno(), owner=owner)
         return
     if directory is not None:
         with directory:
-            copy_entry(parent.fileno(), name, directory.fileno(), name, owner=owner)
+            copy_entry(parent.fileno(), name, directory.fileno(), as_name or name, owner=owner)
         return
     if target.endswith("/"):
         raise NotFound("copy to", repr(target), "no such directory", hint="make it first")

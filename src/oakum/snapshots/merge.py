@@ -14,6 +14,7 @@ import stat
 from typing import Final
 
 from oakum.errors import ResourceExhausted
+from oakum.linux.filesystem import is_view_of_kernel
 from oakum.linux.paths import open_beneath
 from oakum.snapshots.metadata import copy_metadata
 from oakum.snapshots.tree import open_directory, remove_tree
@@ -24,6 +25,7 @@ _OPAQUE: Final = ("trusted.overlay.opaque", "user.overlay.opaque")
 # Shares the blocks of two files where the file system can (ioctl_ficlone(2)).
 _FICLONE: Final = 0x40049409
 _PIECE_BYTES: Final = 1 << 30
+_READ_BYTES: Final = 64 << 10
 
 
 def merge_layer(layer_fd: int, target_fd: int, *, owner: tuple[int, int] | None = None) -> None:
@@ -31,12 +33,17 @@ def merge_layer(layer_fd: int, target_fd: int, *, owner: tuple[int, int] | None 
     _Merge(target_fd, owner).directory(layer_fd, target_fd, "")
 
 
+def copy_contents(source_fd: int, target_fd: int, *, owner: tuple[int, int] | None = None) -> None:
+    """Copy what is in a live directory, with mounts but the kernel's own, into another. Raises OSError, ResourceExhausted."""
+    _Merge(target_fd, owner, live=True).directory(source_fd, target_fd, "")
+
+
 def copy_entry(
     source_dir_fd: int, name: str, target_dir_fd: int, as_name: str, *, owner: tuple[int, int] | None = None
 ) -> None:
     """Copy a file, or a directory with all in it, to a name in another directory.
 
-    A file is replaced by one rename, a directory that is there is filled. Raises OSError (EISDIR and ENOTDIR when one is
+    Of /proc, /sys and their like, mounted below, only the empty directory is copied. A file is replaced by one rename, a directory that is there is filled. Raises OSError (EISDIR and ENOTDIR when one is
     a directory and the other is not), ResourceExhausted.
     """
     status = os.stat(name, dir_fd=source_dir_fd, follow_symlinks=False)
@@ -49,7 +56,7 @@ def copy_entry(
             open_directory(name, source_dir_fd) as inner_fd,
             open_directory(as_name, target_dir_fd) as made_fd,
         ):
-            merge_layer(inner_fd, made_fd, owner=owner)
+            copy_contents(inner_fd, made_fd, owner=owner)
         return
     if _is_directory(target_dir_fd, as_name):
         raise IsADirectoryError(errno.EISDIR, "a file cannot replace a directory", as_name)
@@ -67,8 +74,9 @@ def copy_entry(
 class _Merge:
     """One layer on its way into the target; remembers files with several names."""
 
-    def __init__(self, root_fd: int, owner: tuple[int, int] | None) -> None:
+    def __init__(self, root_fd: int, owner: tuple[int, int] | None, *, live: bool = False) -> None:
         self._root_fd = root_fd
+        self._live = live
         self._owner = owner
         self._linked: dict[int, str] = {}  # inode in the layer → path of its first copy
 
@@ -118,6 +126,9 @@ class _Merge:
                 remove_tree(target_fd, name)
                 os.mkdir(name, 0o700, dir_fd=target_fd)
             with open_directory(name, target_fd) as made_fd:
+                if self._live and _is_mounted_view(source_fd, inner_fd):
+                    copy_metadata(inner_fd, made_fd, self._owner)
+                    return
                 self.directory(inner_fd, made_fd, path)
 
     def _link(self, target_fd: int, path: str, name: str, inode: int) -> bool:
@@ -128,6 +139,10 @@ class _Merge:
             # Through its descriptor, since the first name may lie anywhere in the target.
             os.link(f"/proc/self/fd/{fd.fileno()}", name, dst_dir_fd=target_fd, follow_symlinks=True)
         return True
+
+
+def _is_mounted_view(outer_fd: int, inner_fd: int) -> bool:
+    return os.fstat(outer_fd).st_dev != os.fstat(inner_fd).st_dev and is_view_of_kernel(inner_fd)
 
 
 def _is_opaque(directory_fd: int) -> bool:
@@ -170,6 +185,13 @@ def _copy_content(source_fd: int, target_fd: int) -> None:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS):
             raise
     size = os.fstat(source_fd).st_size
+    if size == 0:
+        # nothing, or a file of /proc, which has a size only for who reads it
+        while piece := os.read(source_fd, _READ_BYTES):
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(target_fd, rest) :]
+        return
     os.ftruncate(target_fd, size)
     offset = 0
     while offset < size:
@@ -183,7 +205,8 @@ def _copy_content(source_fd: int, target_fd: int) -> None:
         while start < end:
             copied = _copy_piece(source_fd, target_fd, start, min(end - start, _PIECE_BYTES))
             if copied == 0:
-                return  # the file was cut while it was copied
+                os.ftruncate(target_fd, start)  # cut while it was copied, or of /sys: its size is a page's
+                return
             start += copied
         offset = end
 
