@@ -23,13 +23,14 @@ from oakum.cli.report import (
     say,
 )
 from oakum.cli.session import CONTEXT_SETTINGS, Session
-from oakum.errors import OakumError, SystemFailure
+from oakum.errors import InvalidArgument, OakumError, SystemFailure
 
 DEBUG_VARIABLE: Final = "OAKUM_DEBUG"
 _RUN: Final = "Run and look"
 _LIFE: Final = "Life of a container"
 _NOUNS: Final = "Other objects"
 _HOST: Final = "This host"
+_BYTES_WELCOME: Final = frozenset(["exec", "cp"])
 
 COMMANDS: Final[dict[str, Entry]] = {
     "run": Entry("oakum.cli.run:run", _RUN, "Run a command in a new container."),
@@ -111,9 +112,28 @@ COMMANDS: Final[dict[str, Entry]] = {
 @click.pass_context
 def cli(ctx: click.Context, root: str, state: str, namespace: str, output_format: str) -> None:
     """Run containers and pods, with or without a server: engine, images, network and shims in one program."""
+    for option, value in (("--root", root), ("--state", state)):
+        if not value:
+            raise InvalidArgument(
+                f"parse {option}", "''", "no directory", hint="leave it out for the usual one"
+            )
     session = ctx.ensure_object(Session)
     session.root, session.state = root, state
     session.namespace_name, session.format = namespace, output_format
+
+
+def _check_text(arguments: list[str]) -> None:
+    # What is kept, and printed again, is text. Commands in a running container and names of files may be any bytes.
+    if _BYTES_WELCOME.isdisjoint(arguments):
+        for argument in arguments:
+            if not argument.isascii() and any("\udc80" <= letter <= "\udcff" for letter in argument):
+                raise _no_text(argument)
+
+
+def _no_text(text: str) -> OakumError:
+    return InvalidArgument(
+        "keep text", repr(text.encode("utf-8", "surrogateescape"))[1:200], "it is not UTF-8"
+    )
 
 
 def _usage(error: click.ClickException) -> int:
@@ -128,6 +148,7 @@ def invoke(arguments: list[str] | None = None) -> int:
     """Run one command line; its exit code. Every failure has been said on standard error."""
     session = Session()
     try:
+        _check_text(sys.argv[1:] if arguments is None else arguments)
         result: Any = cli.main(arguments, prog_name="oakum", standalone_mode=False, obj=session)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
@@ -152,6 +173,11 @@ def invoke(arguments: list[str] | None = None) -> int:
         return report(
             SystemFailure.from_os_error(error, "call the system", hint=hint), as_json=session.as_json
         )
+    except UnicodeEncodeError as error:
+        # bytes of the environment or of a directory's name, on their way to where only text is kept
+        if error.encoding != "utf-8" or os.environ.get(DEBUG_VARIABLE):
+            return report_bug(error)
+        return report(_no_text(error.object), as_json=session.as_json)
     except Exception as error:  # noqa: BLE001 - the edge of the process: a bug is said, never lost
         return report_bug(error)
     finally:

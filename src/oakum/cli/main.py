@@ -21,6 +21,13 @@ def _open_standard_streams() -> None:
                 os.dup2(null_fd, fd)
                 os.close(null_fd)
             setattr(sys, name, open(fd, mode, closefd=False, encoding="utf-8"))  # noqa: SIM115 - for the life of the process
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that lacks a letter shows its number: better than no answer at all
+        getattr(stream, "reconfigure", _no_encoding)(errors="backslashreplace")
+
+
+def _no_encoding(**_: str) -> None:
+    """For a stream that is no file: it takes every letter."""
 
 
 def main() -> NoReturn:

@@ -242,6 +242,33 @@ def test_a_full_disk_is_no_bug_of_ours(monkeypatch, capsys) -> None:
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["run", "busybox", "echo", "\udcff"], ["logs", "caf\udce9"]])
+def test_bytes_that_are_no_text_are_refused_and_no_bug(arguments: list[str], capsys) -> None:
+    assert invoke(arguments) == 125
+    said = capsys.readouterr().err
+    assert "not UTF-8" in said
+    assert "\\xff" in said or "caf\\xe9" in said
+    assert "bug" not in said
+
+
+@pytest.mark.parametrize("option", ["--root", "--state"])
+def test_no_directory_is_not_this_one(option: str, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke([option, "", "ps"]) == 125
+    assert "no directory" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_terminal_without_a_letter_gets_its_number() -> None:
+    program = "import sys; sys.argv = ['oakum', 'no\u2026such']; import oakum.cli.main as m; m.main()"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False, env=environment, timeout=60
+    )
+    assert b"no\\u2026such" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_who_is_not_root_is_told_so(monkeypatch, capsys, tmp_path) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     assert invoke(["--root", str(tmp_path / "r"), "--state", str(tmp_path / "s"), "ps"]) == 1
