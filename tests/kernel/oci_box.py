@@ -11,7 +11,9 @@ import time
 from typing import Any, NamedTuple
 
 from oakum.oci.cgroups import Cgroup, detect_layout
-from oakum.oci.container import ContainerProcess, CreateRequest, ExecRequest, Status, create, spawn_exec
+from oakum.oci.child import ContainerProcess, Status
+from oakum.oci.container import CreateRequest, create
+from oakum.oci.execution import ExecRequest, spawn_exec
 from oakum.oci.spec import parse
 from tests.support.patience import patient
 from tests.support.rootfs import make_rootfs

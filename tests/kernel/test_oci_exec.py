@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from oakum.errors import CommandNotRunnable, FailedPrecondition, NotFound, SystemFailure
-from oakum.oci.container import ExecRequest, spawn_exec
+from oakum.oci.execution import ExecRequest, spawn_exec
 from tests.kernel.oci_box import Box, Running
 
 pytestmark = [pytest.mark.root, pytest.mark.cgroup]

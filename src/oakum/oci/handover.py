@@ -23,16 +23,20 @@ from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci import command, credentials
 from oakum.oci.gate import Gate
 from oakum.oci.hooks import run_hooks
-from oakum.oci.spec import Hook, Process
+from oakum.oci.spec import Hook, Linux, Process
 from oakum.oci.users import Identity, home_of, resolve_user
 from oakum.oci.wire import Channel, die_unless
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any, Final, NoReturn
 
     from oakum.oci.listener import Listener, Report
     from oakum.oci.tuning import Tuning
+
+
+# Members that `oci.tuning` carries out; of process and of linux.
+_TUNED: Final = frozenset({"scheduler", "ioPriority", "execCPUAffinity", "memoryPolicy", "personality"})
 
 
 class Handover(NamedTuple):
@@ -55,6 +59,15 @@ class Handover(NamedTuple):
     state: dict[str, Any] = {}
     tuning: Tuning | None = None
     listener: Listener | None = None
+
+
+def wanted_tuning(process: Process, linux: Linux) -> Tuning | None:
+    """What `oci.tuning` is to do, if there is anything. Raises InvalidArgument."""
+    if not _TUNED.isdisjoint((*process, *linux)):
+        from oakum.oci.tuning import plan_tuning  # few processes pay for it
+
+        return plan_tuning(process, linux)
+    return None
 
 
 def guard(channel: Channel, body: Callable[[], None]) -> Callable[[], int]:

@@ -18,14 +18,11 @@ from oakum.linux.libc import call_name
 from oakum.linux.namespaces import FLAGS, PROC_NAMES
 from oakum.linux.procfs import open_private_proc
 from oakum.model.light import TYPE_CHECKING
-from oakum.oci.birth import clone_after_joining
 from oakum.oci.cgroups import Cgroup, detect_layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Final
 
-    from oakum.oci.container import ExecRequest
     from oakum.oci.plan import Plan
     from oakum.oci.spec import LinuxResources
 
@@ -126,29 +123,3 @@ def other_namespaces(pid: int, flags: int) -> int:
         for kind, flag in FLAGS.items()
         if flag & flags and kind != "user" and not same_namespace(pid, PROC_NAMES[kind])
     )
-
-
-def clone_without_rights(
-    request: ExecRequest,
-    flags: int,
-    pid_namespace_fd: int,
-    make_body: Callable[[tuple[Fd, ...]], Callable[[], int]],
-) -> tuple[int, Fd]:
-    """Clone a process into a container of ours: the right to its PID namespace comes with its user namespace.
-
-    Raises OakumError.
-    """
-    groups: list[Fd] = []
-    try:
-        if request.cgroup_path:
-            groups = Cgroup(detect_layout(), request.unified_path or request.cgroup_path).join_fds()
-        with Fd(os.open(f"/proc/{request.container_pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)) as user:
-            join = clone_after_joining((("user", user.fileno()),))
-            return join(flags, pid_namespace_fd, make_body(tuple(groups)), None)
-    except OSError as failure:
-        raise SystemFailure.from_os_error(
-            failure, "join", f"user namespace of process {request.container_pid}"
-        ) from failure
-    finally:
-        for fd in groups:
-            fd.close()

@@ -18,7 +18,7 @@ from oakum.errors import FailedPrecondition, Internal, OakumError, SystemFailure
 from oakum.linux import pids, process
 from oakum.linux.fd import Fd
 from oakum.oci.cgroups import Cgroup, detect_layout
-from oakum.oci.container import InitProcess, Status
+from oakum.oci.child import ContainerProcess, Status
 from oakum.oci.spec import parse_resources
 from oakum.shim import cleanup, exits, lifecycle
 from oakum.shim.execs import Execs
@@ -63,7 +63,7 @@ class Container:
         self._pid = 0
         self._cgroup: Cgroup | None = None
         self._stdio: Stdio | None = None
-        self._init: InitProcess | None = None
+        self._init: ContainerProcess | None = None
         self._created: Callable[[Created], None] | None = None
         self._started: Callable[[int], None] | None = None
         self._failed: Failed | None = None
@@ -176,7 +176,7 @@ class Container:
         self._stdio.unpack(state["stdio"], fds)
         self.execs.unpack(state["execs"])
         if state["pidfd"] >= 0:
-            self._init = InitProcess.adopt(
+            self._init = ContainerProcess.adopt(
                 pid, Fd(fds[int(state["pidfd"])]), Fd(fds[int(state["channel"])]), created=True
             )
             self._pod.expect(pid, self._ended)
@@ -239,7 +239,7 @@ class Container:
     def _made(self, result: Result) -> None:
         """The first process is there, a child of this shim."""
         self._pid = pid = int(result.values["pid"])
-        self._init = InitProcess.adopt(
+        self._init = ContainerProcess.adopt(
             pid, Fd(result.fds[0]), Fd(result.fds[1]), tuple(result.values["warnings"])
         )
         if path := str(result.values["cgroup_path"]):

@@ -22,7 +22,7 @@ from oakum.linux.fd import Fd
 from oakum.model.exits import ExitRecord
 from oakum.oci.cgroups import Cgroup
 from oakum.oci.cgroups.layout import Hierarchy
-from oakum.oci.container import ExecProcess
+from oakum.oci.child import ContainerProcess
 from oakum.shim import exits
 from oakum.shim.connection import Connection
 from oakum.shim.handover import State
@@ -145,7 +145,7 @@ class _Exec:
     __slots__ = ("child", "ended", "fetched", "group", "over", "started_at_ns")
 
     def __init__(self, exec_id: str, group: ExecGroup | None) -> None:
-        self.child: ExecProcess | None = None
+        self.child: ContainerProcess | None = None
         self.group = group
         self.over = Over(f"exec {exec_id}")
         self.started_at_ns = 0
@@ -341,7 +341,9 @@ class _Starting:
     def made(self, result: Result) -> None:
         """The worker has made the process, a child of this shim."""
         pid = int(result.values["pid"])
-        child = ExecProcess.adopt(pid, Fd(result.fds[0]), Fd(result.fds[1]), tuple(result.values["warnings"]))
+        child = ContainerProcess.adopt(
+            pid, Fd(result.fds[0]), Fd(result.fds[1]), tuple(result.values["warnings"])
+        )
         self._entry.child = child
         if self._done:  # the client has gone meanwhile
             self._kill()

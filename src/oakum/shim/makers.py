@@ -17,8 +17,10 @@ from oakum.errors import InvalidArgument, OakumError, SystemFailure
 from oakum.linux import process, sockets
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import normalise_path
-from oakum.oci.container import ContainerProcess, CreateRequest, create, spawn_exec
-from oakum.oci.container import ExecRequest as OciExecRequest
+from oakum.oci.child import ContainerProcess
+from oakum.oci.container import CreateRequest, create
+from oakum.oci.execution import ExecRequest as OciExecRequest
+from oakum.oci.execution import spawn_exec
 from oakum.oci.spec import Spec, parse, parse_process
 from oakum.shim import cleanup, foreign, sandbox
 from oakum.shim.pod import Makers, Place, Pod, Stdio

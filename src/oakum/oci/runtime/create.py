@@ -16,7 +16,8 @@ from oakum.model import jsontext as json
 from oakum.model.light import TYPE_CHECKING, NamedTuple
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import normalise_path
-from oakum.oci.container import ContainerProcess, CreateRequest, Status
+from oakum.oci.child import ContainerProcess, Status
+from oakum.oci.container import CreateRequest
 from oakum.oci.container import create as clone_container
 from oakum.oci.gate import Gate
 from oakum.oci.hooks import run_hooks

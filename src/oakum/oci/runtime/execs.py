@@ -8,7 +8,8 @@ import os
 from oakum.errors import FailedPrecondition, InvalidArgument
 from oakum.linux.fd import Fd
 from oakum.model.light import TYPE_CHECKING, NamedTuple, cast
-from oakum.oci.container import ContainerProcess, ExecRequest, spawn_exec
+from oakum.oci.child import ContainerProcess
+from oakum.oci.execution import ExecRequest, spawn_exec
 from oakum.oci.runtime.container import Container
 from oakum.oci.runtime.create import connect_listener, send_console, write_pid_file
 from oakum.oci.spec import Process, parse_process

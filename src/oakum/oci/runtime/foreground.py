@@ -9,7 +9,7 @@ import select
 from oakum.linux.fd import Fd
 from oakum.linux.terminal import set_size
 from oakum.model.light import TYPE_CHECKING, signal
-from oakum.oci.container import ContainerProcess
+from oakum.oci.child import ContainerProcess
 
 if TYPE_CHECKING:
     from typing import Any, Final
