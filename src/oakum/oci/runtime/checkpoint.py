@@ -27,7 +27,8 @@ from oakum.oci.cgroups.group import Cgroup
 from oakum.oci.cgroups.layout import detect_layout, normalise_path
 from oakum.oci.runtime import criu
 from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy
-from oakum.oci.runtime.create import load_config, write_pid_file
+from oakum.oci.runtime.create import load_config
+from oakum.oci.runtime.endpoints import write_pid_file
 from oakum.oci.runtime.state import Directory, Record, start_ticks
 from oakum.oci.spec import Spec
 

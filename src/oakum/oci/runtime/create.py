@@ -10,7 +10,7 @@ import os
 import time
 
 from oakum.errors import AlreadyExists, InvalidArgument, OakumError, SystemFailure
-from oakum.linux.durable import read_file, write_file_fast
+from oakum.linux.durable import read_file
 from oakum.linux.fd import Fd
 from oakum.model import jsontext as json
 from oakum.model.light import TYPE_CHECKING, NamedTuple
@@ -24,6 +24,7 @@ from oakum.oci.hooks import run_hooks
 from oakum.oci.plan import DEFAULT_DEVICES
 from oakum.oci.rights import delegated_path, has_rights, in_user_namespace
 from oakum.oci.runtime.container import OCI_VERSION, Container, bundle_path, destroy, end
+from oakum.oci.runtime.endpoints import connect_listener, hand_over_console, write_pid_file
 from oakum.oci.runtime.state import Directory, Record, start_ticks
 from oakum.oci.runtime.units import units
 from oakum.oci.spec import Spec, parse
@@ -31,8 +32,6 @@ from oakum.oci.spec import Spec, parse
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
-
-    from oakum.oci.listener import Listener
 
     # linux.seccomp of the spec → the program and the flags to load it with; compiling needs more than this package may import.
     CompileFilter = Callable[[dict[str, Any], Spec], tuple[bytes, int]]
@@ -179,11 +178,7 @@ def _launch(container: Container, spec: Spec, program: bytes, options: CreateOpt
         status = child.wait_status(_CREATE_TIMEOUT_S)
         if status.stage == "mounted":
             status = _run_hooks(container, spec, child)
-        console = status.console_fd
-        if console is not None and options.console_socket:
-            with console:
-                send_console(options.console_socket, console.fileno())
-            console = None
+        console = hand_over_console(status.console_fd, options.console_socket)
         if options.pid_file:
             write_pid_file(options.pid_file, child.pid)
     except BaseException:
@@ -198,16 +193,6 @@ def _adopt(container: Container, spec: Spec, pid: int) -> None:
     limits = (spec.get("linux") or {}).get("resources") or {}
     units().adopt(path, pid, limits, description=f"container {container.id}")
     container.cgroup.apply({**limits, "devices": []})
-
-
-def connect_listener(spec: Spec, state: dict[str, Any]) -> Listener | None:
-    """The agent of linux.seccomp, connected, or None; its socket is the caller's. Raises SystemFailure."""
-    seccomp = (spec.get("linux") or {}).get("seccomp") or {}
-    if not seccomp.get("listenerPath"):
-        return None
-    from oakum.oci.listener import Listener, connect  # few containers pay for it
-
-    return Listener(connect(seccomp["listenerPath"]).steal(), seccomp.get("listenerMetadata") or "", state)
 
 
 def _run_hooks(container: Container, spec: Spec, child: ContainerProcess) -> Status:
@@ -275,27 +260,6 @@ def _check_cgroup_path(path: str, options: CreateOptions) -> None:
         )
     if ".." in path.split("/"):
         raise InvalidArgument("create container", "$.linux.cgroupsPath", f"{path!r} has '..' in it")
-
-
-def send_console(path: str, console_fd: int) -> None:
-    """Give a terminal's master to who listens at the unix socket `path`. Raises SystemFailure."""
-    # Only containers with a terminal pay for the module.
-    import socket
-
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.connect(path)
-            socket.send_fds(sock, [b"/dev/ptmx"], [console_fd])
-    except OSError as failure:
-        raise SystemFailure.from_os_error(failure, "send terminal", f"console socket {path}") from failure
-
-
-def write_pid_file(path: str, pid: int) -> None:
-    """Put the process id into a file, at once or not at all. Raises SystemFailure."""
-    try:
-        write_file_fast(os.path.abspath(path), str(pid).encode(), 0o644)
-    except OSError as failure:
-        raise SystemFailure.from_os_error(failure, "write pid file", path) from failure
 
 
 def _now() -> str:

@@ -11,7 +11,7 @@ from oakum.model.light import TYPE_CHECKING, NamedTuple, cast
 from oakum.oci.child import ContainerProcess
 from oakum.oci.execution import ExecRequest, spawn_exec
 from oakum.oci.runtime.container import Container
-from oakum.oci.runtime.create import connect_listener, send_console, write_pid_file
+from oakum.oci.runtime.endpoints import connect_listener, hand_over_console, write_pid_file
 from oakum.oci.spec import Process, parse_process
 
 if TYPE_CHECKING:
@@ -102,11 +102,7 @@ def execute(root: str, container_id: str, options: ExecOptions) -> Executed:
 
 def _follow(child: ContainerProcess, options: ExecOptions) -> Executed:
     status = child.wait_status()
-    console = status.console_fd
-    if console is not None and options.console_socket:
-        with console:
-            send_console(options.console_socket, console.fileno())
-        console = None
+    console = hand_over_console(status.console_fd, options.console_socket)
     child.wait_status()
     if options.pid_file:
         write_pid_file(options.pid_file, child.pid)
