@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from oakum.errors import SystemFailure
 from oakum.linux.fd import Fd
+from oakum.linux.foreign import addressof, buffer
 from oakum.linux.libc import Struct, bind_call, byref, c_int, c_uint, c_void_p, sizeof, u32, u64
 from oakum.model.light import TYPE_CHECKING
 
@@ -80,13 +80,13 @@ def attach_device_program(directory: str, program: bytes) -> None:
 
 
 def _load(program: bytes) -> Fd:
-    code = ctypes.create_string_buffer(program, len(program))
-    license_text = ctypes.create_string_buffer(b"Apache-2.0")
+    code = buffer(program)
+    license_text = buffer(b"Apache-2.0\0")
     attr = _Load(
         prog_type=_TYPE_CGROUP_DEVICE,
         insn_cnt=len(program) // 8,
-        insns=ctypes.addressof(code),
-        license=ctypes.addressof(license_text),
+        insns=addressof(code),
+        license=addressof(license_text),
     )
     return Fd(_bpf(_PROG_LOAD, byref(attr), sizeof(attr), target="BPF_PROG_LOAD"))
 
@@ -106,7 +106,7 @@ def _attached(cgroup_fd: int) -> list[int]:
     attr = _Query(
         target_fd=cgroup_fd,
         attach_type=_ATTACH_CGROUP_DEVICE,
-        prog_ids=ctypes.addressof(ids),
+        prog_ids=addressof(ids),
         prog_cnt=_MAX_ATTACHED,
     )
     _bpf(_PROG_QUERY, byref(attr), sizeof(attr), target="BPF_PROG_QUERY")

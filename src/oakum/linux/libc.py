@@ -1,32 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C library, bound once and typed: the only way from Python to a system call that `os` lacks.
 
-`bind` closes the traps of ctypes: a NUL inside a path (silently cut by C) and a `str` without a declared type
+`bind` closes the traps of `ctypes`: a NUL inside a path (silently cut by C) and a `str` without a declared type
 (a wide string in C) are refused, -1 becomes an OSError that carries the target as `filename` and the name of the
 call (see `call_name`). Which calls exist and what they mean is said by the modules that bind them, not here.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 
+from oakum.linux.foreign import (
+    Structure,
+    byref,
+    c_char_p,
+    c_function,
+    c_int,
+    c_long,
+    c_size_t,
+    c_uint,
+    c_ulong,
+    c_void_p,
+    get_errno,
+    i32,
+    python_function,
+    sizeof,
+    u8,
+    u16,
+    u32,
+    u64,
+)
 from oakum.model.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-# Keeps the GIL: for calls whose child must go on in Python (clone).
-_libc_with_gil: Final = ctypes.PyDLL(None, use_errno=True)
-
-c_int: Final = ctypes.c_int
-c_uint: Final = ctypes.c_uint
-c_long: Final = ctypes.c_long
-c_ulong: Final = ctypes.c_ulong
-c_size_t: Final = ctypes.c_size_t
-c_void_p: Final = ctypes.c_void_p
+__all__ = (
+    "CText",
+    "Struct",
+    "bind",
+    "bind_call",
+    "bind_pointer",
+    "byref",
+    "c_int",
+    "c_long",
+    "c_size_t",
+    "c_uint",
+    "c_ulong",
+    "c_void_p",
+    "call_name",
+    "error",
+    "i32",
+    "sizeof",
+    "system_call_number",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+)
 
 # Numbers from 424 on are the same on every architecture; older ones are listed for those we know.
 # Source: syscalls(2), arch/*/entry/syscalls tables.
@@ -70,21 +102,21 @@ _COMMON_NUMBERS: Final[dict[str, int]] = {
     "mount_setattr": 442,
 }
 
-_NO_ADDRESS: Final = ctypes.c_size_t(-1).value  # MAP_FAILED
+_NO_ADDRESS: Final = c_size_t(-1).value  # MAP_FAILED
 
 
 class CText:
     """Argument type of a path or string: encodes `str`, refuses an embedded NUL, lets None through as NULL."""
 
     @classmethod
-    def from_param(cls, value: str | bytes | None) -> ctypes.c_char_p:
-        """What ctypes passes to C for `value`."""
+    def from_param(cls, value: str | bytes | None) -> c_char_p:
+        """What is passed to C for `value`."""
         if value is None:
-            return ctypes.c_char_p(None)
+            return c_char_p(None)
         data = os.fsencode(value)
         if b"\0" in data:
             raise ValueError(f"embedded NUL in {value!r}")
-        return ctypes.c_char_p(data)
+        return c_char_p(data)
 
 
 def system_call_number(name: str) -> int:
@@ -98,7 +130,7 @@ def _checked(function: Callable[..., int], name: str) -> Callable[..., int]:
     def call(*args: Any, target: str | bytes = "") -> int:
         result = function(*args)
         if result == -1:
-            raise error(name, ctypes.get_errno(), target)
+            raise error(name, get_errno(), target)
         return result
 
     call.__name__ = name
@@ -122,7 +154,7 @@ def call_name(failure: OSError) -> str:
 
 def bind(name: str, *types: Any) -> Callable[..., int]:
     """A function of the C library; the result takes `target=` for its error."""
-    function = _libc[name]
+    function = c_function(name)
     function.argtypes = types
     function.restype = c_int
     return _checked(function, name)
@@ -130,7 +162,7 @@ def bind(name: str, *types: Any) -> Callable[..., int]:
 
 def bind_pointer(name: str, *types: Any) -> Callable[..., int]:
     """A function of the C library whose result is an address; the result takes `target=` for its error."""
-    function = _libc[name]
+    function = c_function(name)
     function.argtypes = types
     function.restype = c_size_t
 
@@ -143,8 +175,8 @@ def bind_pointer(name: str, *types: Any) -> Callable[..., int]:
 
 def bind_call(name: str, *types: Any, keep_gil: bool = False) -> Callable[..., int]:
     """A system call that the C library may lack; the result takes `target=` for its error."""
-    # Indexing (not attribute access) gives a function object of its own, so argument types do not collide.
-    function = (_libc_with_gil if keep_gil else _libc)["syscall"]
+    # With the GIL: for calls whose child must go on in Python (clone).
+    function = (python_function if keep_gil else c_function)("syscall")
     function.argtypes = (c_long, *types)
     function.restype = c_long
     number = system_call_number(name)
@@ -155,14 +187,5 @@ def bind_call(name: str, *types: Any, keep_gil: bool = False) -> Callable[..., i
     return _checked(numbered, name)
 
 
-class Struct(ctypes.Structure):
-    """Base of kernel structures, so that other modules need not import ctypes for it."""
-
-
-u8: Final = ctypes.c_uint8
-u16: Final = ctypes.c_uint16
-u32: Final = ctypes.c_uint32
-u64: Final = ctypes.c_uint64
-i32: Final = ctypes.c_int32
-byref = ctypes.byref
-sizeof = ctypes.sizeof
+class Struct(Structure):
+    """Base of kernel structures, so that other modules import one module."""

@@ -6,16 +6,17 @@ The only home of `os.fork` and clone. Children go on in Python, so the caller mu
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import sys
 
 from oakum.linux.fd import Fd
+from oakum.linux.foreign import addressof, buffer, python_function
 from oakum.linux.libc import (
     Struct,
     bind,
     bind_call,
+    bind_pointer,
     byref,
     c_int,
     c_size_t,
@@ -77,10 +78,11 @@ SIGNAL_IGNORED: Final = signal.SIG_IGN
 _clone3 = bind_call("clone3", c_void_p, c_size_t, keep_gil=True)
 _sigaction = bind_call("rt_sigaction", c_int, c_void_p, c_void_p, c_size_t)
 _close_range = bind_call("close_range", c_uint, c_uint, c_uint)
+_memmove = bind_pointer("memmove", c_void_p, c_void_p, c_size_t)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
-_before_fork: Callable[[], None] = ctypes.pythonapi.PyOS_BeforeFork
-_after_fork_parent: Callable[[], None] = ctypes.pythonapi.PyOS_AfterFork_Parent
-_after_fork_child: Callable[[], None] = ctypes.pythonapi.PyOS_AfterFork_Child
+_before_fork: Callable[[], None] = python_function("PyOS_BeforeFork")
+_after_fork_parent: Callable[[], None] = python_function("PyOS_AfterFork_Parent")
+_after_fork_child: Callable[[], None] = python_function("PyOS_AfterFork_Child")
 
 
 _title: tuple[int, int] | None = None
@@ -103,11 +105,11 @@ def clone(flags: int = 0, *, pidfd: bool = False, cgroup_fd: int | None = None) 
     With `pidfd`, the parent's result owns one in `.pidfd`. With `cgroup_fd` (a v2 directory) it is born there.
     With CLONE_PARENT the child is our parent's. Source: clone3(2). Raises OSError.
     """
-    number = ctypes.c_int(-1)
+    number = c_int(-1)
     exit_signal = 0 if flags & CLONE_PARENT else signal.SIGCHLD
     args = _CloneArgs(flags=flags | (_CLONE_PIDFD if pidfd else 0), exit_signal=exit_signal)
     if pidfd:
-        args.pidfd = ctypes.addressof(number)
+        args.pidfd = addressof(number)
     if cgroup_fd is not None:
         args.flags |= _CLONE_INTO_CGROUP
         args.cgroup = cgroup_fd
@@ -189,8 +191,8 @@ def set_name(name: str) -> None:
         fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
     except PermissionError:
         # Root of a user namespace that may not be dumped: its own /proc files are not its own.
-        text = ctypes.create_string_buffer(short)
-        _prctl(_PR_SET_NAME, ctypes.addressof(text), 0, 0, 0, target="PR_SET_NAME")
+        text = buffer(short + b"\0")
+        _prctl(_PR_SET_NAME, addressof(text), 0, 0, 0, target="PR_SET_NAME")
         return
     try:
         os.write(fd, short)
@@ -207,7 +209,7 @@ def set_title(title: str) -> None:
     if room < 2:
         return
     data = title.encode("utf-8", "surrogateescape")[: room - 1]
-    ctypes.memmove(start, data.ljust(room, b"\0"), room)
+    _memmove(start, data.ljust(room, b"\0"), room)
 
 
 def _title_room() -> tuple[int, int]:

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 
+from oakum.linux.foreign import addressof, buffer
 from oakum.linux.libc import Struct, bind_call, byref, c_uint, c_void_p, error, u16
 from oakum.model.light import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ _MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
 
 
 class _Program(Struct):
-    _fields_ = [("length", u16), ("filter", ctypes.c_void_p)]
+    _fields_ = [("length", u16), ("filter", c_void_p)]
 
 
 _seccomp = bind_call("seccomp", c_uint, c_uint, c_void_p)
@@ -34,6 +34,6 @@ def load(program: bytes, *, flags: int = 0) -> int:
     count, rest = divmod(len(program), _INSTRUCTION_BYTES)
     if rest or not 0 < count <= _MAX_INSTRUCTIONS:
         raise error("seccomp", errno.EINVAL, f"program of {len(program)} bytes")
-    code = ctypes.create_string_buffer(program, len(program))
-    header = _Program(count, ctypes.addressof(code))
+    code = buffer(program)
+    header = _Program(count, addressof(code))
     return _seccomp(_SET_MODE_FILTER, flags, byref(header), target=f"program of {count} instructions")

@@ -10,9 +10,9 @@ Python, would cost each shim 150 KB. Both kinds of sockets are taken everywhere.
 from __future__ import annotations
 
 import _socket
+import _struct as struct  # all of `struct` is there
 import errno
 import os
-import struct
 import time
 
 from oakum.model.light import TYPE_CHECKING, cast

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import _socket
+import _struct as struct  # all of `struct` is there
 import errno
 import fcntl
-import struct
 
 from oakum.linux.libc import CText, bind, bind_call, c_int, c_size_t
 from oakum.model.light import TYPE_CHECKING

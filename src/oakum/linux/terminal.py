@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+import _struct as struct  # all of `struct` is there
 import errno
 import fcntl
 import os
 import stat
-import struct
 
 from oakum.linux.fd import Fd
 from oakum.linux.libc import error

@@ -6,8 +6,6 @@ All of it is inherited over execve. What the values are called in a spec is said
 
 from __future__ import annotations
 
-import ctypes
-
 from oakum.linux.libc import (
     Struct,
     bind,
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 
 _IOPRIO_WHO_PROCESS: Final = 1
 _IOPRIO_CLASS_SHIFT: Final = 13
-_BITS_PER_LONG: Final = 8 * ctypes.sizeof(ctypes.c_ulong)
+_BITS_PER_LONG: Final = 8 * sizeof(c_ulong)
 
 
 class _SchedAttr(Struct):
@@ -101,7 +99,7 @@ def set_memory_policy(mode: int, nodes: tuple[int, ...]) -> None:
         _set_mempolicy(mode, None, 0, target=f"mode {mode}")
         return
     words = max(nodes) // _BITS_PER_LONG + 1
-    mask = (ctypes.c_ulong * words)()
+    mask = (c_ulong * words)()
     for node in nodes:
         mask[node // _BITS_PER_LONG] |= 1 << node % _BITS_PER_LONG
     # The kernel looks at one bit less than it is told of.

@@ -9,7 +9,7 @@ Source: linux/bpf.h (struct bpf_cgroup_dev_ctx), kernel docs bpf/instruction-set
 
 from __future__ import annotations
 
-import struct
+import _struct as struct  # all of `struct` is there
 
 from oakum.model.light import TYPE_CHECKING
 from oakum.oci.cgroups.values import device_rule
