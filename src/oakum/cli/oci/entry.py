@@ -49,7 +49,9 @@ def run(arguments: list[str]) -> NoReturn:
         code = code or 1
     modules: Any = sys.meta_path[0]
     if getattr(modules, "missed", False):
-        modules.keep()  # the next command shall find at once what this one has had to look for
+        from oakum.cli.oci.keeping import keep  # once after an installation
+
+        keep(modules)  # the next command shall find at once what this one has had to look for
     os._exit(code)
 
 
