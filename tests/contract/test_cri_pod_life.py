@@ -284,7 +284,9 @@ def test_a_log_that_was_rotated_is_written_anew(node: Node, pods: Callable[..., 
     assert code is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_how_containers_end(node: Node, pods: Callable[..., str], request: pytest.FixtureRequest) -> None:
+def test_how_containers_end(
+    node: Node, pods: Callable[..., str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     pod = pods("ends")
 
     def ended(container: str) -> pb.ContainerStatus:
@@ -296,12 +298,12 @@ def test_how_containers_end(node: Node, pods: Callable[..., str], request: pytes
     assert well.finished_at >= well.started_at
     badly = ended(started(node, pod, "badly", "sh", "-c", "exit 7"))
     assert (badly.exit_code, badly.reason) == (7, "Error")
-    trap = started(node, pod, "trap", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.05; done")
-    time.sleep(0.3)
+    trap = started(node, pod, "trap", "sh", "-c", "trap 'exit 9' TERM; echo; while :; do sleep 0.05; done")
+    eventually(lambda: read_log(tmp_path / "trap.log"), "the trap is set")
     node.client.stop(trap, 10)
     assert ended(trap).exit_code == 9
-    deaf = started(node, pod, "deaf", "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
-    time.sleep(0.3)
+    deaf = started(node, pod, "deaf", "sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done")
+    eventually(lambda: read_log(tmp_path / "deaf.log"), "the trap is set")
     began = time.monotonic()
     node.client.stop(deaf, 1)
     assert 0.9 < time.monotonic() - began < patient(5)

@@ -53,9 +53,9 @@ def test_stopping(lab: Lab) -> None:
         status = lab.cri.container_status(stubborn)
         assert (status.exit_code, status.reason) == (137, "Error")
         chosen = lab.started(
-            pod, "chosen", "trap 'exit 9' HUP; while :; do sleep 0.05; done", stop_signal="HUP"
+            pod, "chosen", "trap 'exit 9' HUP; echo; while :; do sleep 0.05; done", stop_signal="HUP"
         )
-        time.sleep(0.1)
+        eventually(lambda: list(lab.cri.logs(chosen)), "the trap is set")
         lab.cri.stop_container(chosen, timeout_s=10)
         assert lab.cri.container_status(chosen).exit_code == 9
 
@@ -63,7 +63,8 @@ def test_stopping(lab: Lab) -> None:
 @pytest.mark.cgroup
 def test_signals_pause_and_waiting(lab: Lab) -> None:
     with lab.pod("signals") as pod:
-        container = lab.started(pod, script="trap 'exit 5' USR1; while :; do sleep 0.05; done")
+        container = lab.started(pod, script="trap 'exit 5' USR1; echo; while :; do sleep 0.05; done")
+        eventually(lambda: list(lab.cri.logs(container)), "the trap is set")
         with pytest.raises(DeadlineExceeded):
             lab.cri.wait(container, timeout_s=0.1)
         lab.cri.pause(container)

@@ -7,7 +7,6 @@ import hashlib
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -205,8 +204,8 @@ def test_an_attached_terminal_has_a_size_and_outlives_its_client(lab: Lab, serve
             )
             client.resize(rows, columns)
             client.flush()
-            time.sleep(0.2)
-            client.send(b"stty size\n")
+            # the size is on its way beside the input
+            client.send(f"until stty size | grep '^{rows} {columns}'; do sleep 0.05; done\n".encode())
             client.until(lambda c=client, r=rows, w=columns: f"{r} {w}\r\n".encode() in c.received[1])
             client.close()
         assert lab.cri.container_status(container).state == "running"

@@ -12,14 +12,29 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from oakum.api.cri.edge import current_rpc
+from oakum.backend.status import ExecResult
 from oakum.daemon.config import Config, load_config, with_options
 from oakum.daemon.listen import SocketOwner, only_server
 from oakum.daemon.logs import set_up_logs
 from oakum.daemon.notify import ServiceManager
 from oakum.daemon.server import Daemon
 from tests.support.cri import MemoryBackend
+
+
+class _Marking(MemoryBackend):
+    """Leaves a mark for every exec that has begun, for who must not be too early."""
+
+    def __init__(self, marks: Path) -> None:
+        super().__init__()
+        self._marks = marks
+
+    def exec_sync(self, *arguments: Any, **options: Any) -> ExecResult:
+        with self._marks.open("a") as file:
+            file.write("exec\n")
+        return super().exec_sync(*arguments, **options)
 
 
 def main(state: str, path: str, config_path: str = "") -> int:
@@ -40,7 +55,7 @@ def main(state: str, path: str, config_path: str = "") -> int:
 
     manager = ServiceManager.from_environment(os.environ)
     owner = SocketOwner(str(os.getuid()), str(os.getgid()), config.cri.socket_mode)
-    backend = MemoryBackend()
+    backend = _Marking(Path(state) / "execs")
     with only_server(state):
         daemon = Daemon(
             config,

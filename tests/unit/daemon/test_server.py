@@ -19,7 +19,7 @@ import pytest
 
 from oakum.api.cri._proto import cri_pb2 as pb
 from tests.support.cri import CriClient, failure
-from tests.support.patience import patient
+from tests.support.patience import eventually, patient
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -39,28 +39,35 @@ class Server:
         if config:
             self.config.write_text(config)
             command.append(self.config)
+        self._errors = (directory / f"errors-{id(self)}").open("a+")
         self.process = subprocess.Popen(
             command,
             env=environment,
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
+
+    def said(self) -> str:
+        """What stands in its log."""
+        self._errors.seek(0)
+        return self._errors.read()
 
     def hear(self) -> str:
         return self.heard.recv(1000).decode()
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=60)
-        return self.process.returncode, out, err
+        out, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, out, self.said()
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
         self.heard.close()
+        self._errors.close()
 
 
 @pytest.fixture
@@ -76,7 +83,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         server.close()
 
 
-def started_exec(client: CriClient, seconds: str) -> tuple[threading.Thread, list[object]]:
+def started_exec(server: Server, client: CriClient, seconds: str) -> tuple[threading.Thread, list[object]]:
     client.pull("busybox")
     pod = client.run_pod(pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="p")))
     config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image="busybox"))
@@ -91,7 +98,7 @@ def started_exec(client: CriClient, seconds: str) -> tuple[threading.Thread, lis
 
     thread = threading.Thread(target=run)
     thread.start()
-    time.sleep(0.3)
+    eventually((server.state / "execs").exists, "the command runs")
     return thread, results
 
 
@@ -116,7 +123,7 @@ def test_calls_in_flight_are_finished(start: Callable[..., Server]) -> None:
     server = start()
     server.hear()
     with CriClient(str(server.socket)) as client:
-        thread, results = started_exec(client, "1.5")
+        thread, results = started_exec(server, client, "1.5")
         code, out, _ = server.end()
         thread.join(60)
     assert (code, out) == (0, "left 0\n")
@@ -127,7 +134,7 @@ def test_the_second_signal_cuts_waiting_short(start: Callable[..., Server]) -> N
     server = start(config="drain_s = 600\n")
     server.hear()
     with CriClient(str(server.socket)) as client:
-        thread, results = started_exec(client, "200")
+        thread, results = started_exec(server, client, "200")
         server.process.send_signal(signal.SIGINT)
         assert server.hear().startswith("STOPPING=1")
         began = time.monotonic()
@@ -154,9 +161,9 @@ def test_a_second_server_does_not_take_the_socket(start: Callable[..., Server], 
     first = start()
     first.hear()
     second = start()
-    _, err = second.process.communicate(timeout=60)
+    second.process.communicate(timeout=60)
     assert second.process.returncode == 1
-    assert f"process {first.process.pid} serves this state directory already" in err
+    assert f"process {first.process.pid} serves this state directory already" in second.said()
     third = subprocess.run(
         [sys.executable, "-m", "tests.support.memory_server", tmp_path / "else", first.socket],
         cwd=REPOSITORY,
@@ -178,10 +185,10 @@ def test_hangup_reads_the_log_level_again(start: Callable[..., Server]) -> None:
         failure(lambda: client.status("quiet"))
         server.config.write_text("[log]\nlevel = 'nonsense'\n")
         server.process.send_signal(signal.SIGHUP)
-        time.sleep(0.3)
+        eventually(lambda: "nonsense" in server.said())
         server.config.write_text("[log]\nlevel = 'debug'\n")
         server.process.send_signal(signal.SIGHUP)
-        time.sleep(0.3)
+        eventually(lambda: '"reloaded"' in server.said())
         failure(lambda: client.status("loud"))
     _, _, err = server.end()
     lines = [line for line in err.splitlines() if line.startswith("{")]

@@ -42,8 +42,8 @@ def test_waiting_has_an_end(locks: Locks) -> None:
 
 def test_who_waited_knows_it(locks: Locks) -> None:
     held = locks.acquire("a")
-    threading.Timer(0.05, held.release).start()
-    later = locks.acquire("a", timeout_s=5)
+    threading.Timer(0.3, held.release).start()
+    later = locks.acquire("a", timeout_s=60)
     assert later.waited
     later.release()
 

@@ -20,7 +20,7 @@ from oakum.shim.attach import BEHIND_LIMIT_BYTES
 from oakum.shim.logs import Log
 from oakum.shim.loop import Loop
 from oakum.shim.stdio import STDIN_BUFFER_BYTES, Stdio
-from tests.support.patience import patient
+from tests.support.patience import eventually, patient
 
 RECORD = ExitRecord(3, 0, False, 1, 2, "Error")
 
@@ -200,8 +200,7 @@ def test_typing_reaches_the_container_and_waits_when_it_does_not_read(world: Wor
         ]
     )
     sender.start()
-    time.sleep(0.2)
-    assert world.stdio.stdin_full()
+    eventually(world.stdio.stdin_full, "it waits")
     assert len(world.stdio._input_queue) < 3 * STDIN_BUFFER_BYTES
     got = b""
     while len(got) < len(text):
