@@ -9,11 +9,11 @@ call (see `call_name`). Which calls exist and what they mean is said by the modu
 from __future__ import annotations
 
 import os
+import sys
 
 from oakum.linux.foreign import (
     Structure,
     byref,
-    c_char_p,
     c_function,
     c_int,
     c_long,
@@ -102,6 +102,9 @@ _COMMON_NUMBERS: Final[dict[str, int]] = {
     "mount_setattr": 442,
 }
 
+# As os.fsencode does it: what it takes from paths to be general is time for each of a container's hundreds of calls.
+_ENCODING: Final = sys.getfilesystemencoding()
+_ERRORS: Final = sys.getfilesystemencodeerrors()
 _NO_ADDRESS: Final = c_size_t(-1).value  # MAP_FAILED
 
 
@@ -109,14 +112,14 @@ class CText:
     """Argument type of a path or string: encodes `str`, refuses an embedded NUL, lets None through as NULL."""
 
     @classmethod
-    def from_param(cls, value: str | bytes | None) -> c_char_p:
-        """What is passed to C for `value`."""
+    def from_param(cls, value: str | bytes | None) -> bytes | None:
+        """What is passed to C for `value`: the bytes themselves, which it holds until the call is over."""
         if value is None:
-            return c_char_p(None)
-        data = os.fsencode(value)
+            return None
+        data = value.encode(_ENCODING, _ERRORS) if isinstance(value, str) else value
         if b"\0" in data:
             raise ValueError(f"embedded NUL in {value!r}")
-        return c_char_p(data)
+        return data
 
 
 def system_call_number(name: str) -> int:
@@ -181,10 +184,14 @@ def bind_call(name: str, *types: Any, keep_gil: bool = False) -> Callable[..., i
     function.restype = c_long
     number = system_call_number(name)
 
-    def numbered(*args: Any) -> int:
-        return int(function(number, *args))
+    def call(*args: Any, target: str | bytes = "") -> int:
+        result = function(number, *args)
+        if result == -1:
+            raise error(name, get_errno(), target)
+        return int(result)
 
-    return _checked(numbered, name)
+    call.__name__ = name
+    return call
 
 
 class Struct(Structure):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 
 from oakum.linux.fd import Fd
-from oakum.linux.libc import CText, Struct, bind_call, byref, c_int, c_size_t, c_void_p, error, sizeof, u64
+from oakum.linux.libc import CText, bind_call, c_int, c_size_t, c_void_p, error
 from oakum.model.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,9 +28,8 @@ RESOLVE_IN_ROOT: Final = 0x10
 _RACE_TRIES: Final = 64
 _SYMLINK_LIMIT: Final = 40
 
-
-class _OpenHow(Struct):
-    _fields_ = [("flags", u64), ("mode", u64), ("resolve", u64)]
+# struct open_how: flags, mode, resolve
+_OPEN_HOW: Final = struct.Struct("=3Q")
 
 
 _openat2 = bind_call("openat2", c_int, CText, c_void_p, c_size_t)
@@ -40,10 +40,10 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, *, resolv
 
     Source: openat2(2). Raises OSError.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
     for _ in range(_RACE_TRIES):
         try:
-            return Fd(_openat2(dir_fd, path, byref(how), sizeof(how), target=path))
+            return Fd(_openat2(dir_fd, path, how, _OPEN_HOW.size, target=path))
         except BlockingIOError:
             continue
     raise error("openat2", errno.EAGAIN, path)

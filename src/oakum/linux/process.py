@@ -46,8 +46,9 @@ _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
-# HUP INT QUIT USR1 USR2 PIPE TERM CHLD TSTP TTIN TTOU XFSZ, and the two that C libraries use for threads.
-_OFTEN_IGNORED: Final = (1, 2, 3, 10, 12, 13, 15, 17, 20, 21, 22, 25, 32, 33)
+# HUP INT QUIT USR1 USR2 PIPE TERM CHLD TSTP TTIN TTOU XFSZ; and the two that C libraries use for threads.
+_OFTEN_IGNORED: Final = (1, 2, 3, 10, 12, 13, 15, 17, 20, 21, 22, 25)
+_OF_THREADS: Final = (32, 33)
 _SIGNAL_SET_BYTES: Final = 8
 # struct sigaction of the kernel, the longest of all architectures; zero is SIG_DFL, no flags, nothing blocked.
 _DEFAULT_ACTION: Final = bytes(32)
@@ -243,10 +244,12 @@ def close_except(keep: set[int], first: int = 3) -> None:
 def reset_signals() -> None:
     """Give what a parent may have left ignored its default action and unblock all; execve does the rest.
 
-    Not through the C library: that refuses the two signals it keeps for itself, and execve would hand on that a
-    parent ignores them. Source: rt_sigaction(2), signal(7).
+    The C library refuses the two signals that it keeps for itself, and execve would hand on that a parent ignores them.
+    Source: rt_sigaction(2), signal(7).
     """
     for number in _OFTEN_IGNORED:
+        handle_signal(number, SIGNAL_DEFAULT)
+    for number in _OF_THREADS:
         _sigaction(number, _DEFAULT_ACTION, None, _SIGNAL_SET_BYTES, target="")
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 

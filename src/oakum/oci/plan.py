@@ -82,11 +82,15 @@ class FilesystemMount(NamedTuple):
 
 
 class CgroupBind(NamedTuple):
-    """The container's own group (`source`) at `target`; only there once the parent has made it."""
+    """The container's own group (`source`) at `target`; only there once the parent has made it.
+
+    `beside_others`: in a directory of the plan's own, one for each tree.
+    """
 
     source: str
     target: str
     options: MountOptions
+    beside_others: bool = False
 
     def describe(self) -> str:
         """For messages and dry runs."""
@@ -399,7 +403,7 @@ def _cgroup_steps(
     for tree in layout.hierarchies:
         name = "unified" if tree.version == 2 else ",".join(tree.controllers) or tree.name
         # v1 trees are always the container's own part: without a cgroup namespace the whole would be the host's.
-        steps.append(CgroupBind(tree.mountpoint + cgroup_path, f"{target}/{name}", clean))
+        steps.append(CgroupBind(tree.mountpoint + cgroup_path, f"{target}/{name}", clean, beside_others=True))
         if len(tree.controllers) > 1 and tree.version == 1:
             steps += [Link(name, f"{target}/{controller}") for controller in tree.controllers]
     if options.read_only:

@@ -21,6 +21,7 @@ from oakum.linux.paths import (
     RESOLVE_NO_SYMLINKS,
     make_dirs_in_root,
     make_file_in_root,
+    open_beneath,
     open_in_root,
     openat2,
     parts,
@@ -153,6 +154,8 @@ class Builder:
         self._wait_for_cgroup = wait_for_cgroup
         self._proc_device: int | None = None
         self._proc_target = ""
+        self._covering: Fd | None = None
+        self._parent_of: tuple[str, Fd] | None = None
         # Taken while "/" is still the host's, which the container cannot have touched.
         self._null = Fd(os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC))
         self._actions: dict[type, Callable[[Any, int], None]] = {
@@ -169,13 +172,19 @@ class Builder:
     def run(self, steps: tuple[Step, ...]) -> None:
         """Carry out `steps`. Raises SystemFailure naming the call and the step."""
         for index, step in enumerate(steps):
+            kind = type(step)
+            if kind is not Link and kind is not MakeDevice and kind is not CgroupBind:
+                self._leave_parent()
             try:
-                self._actions[type(step)](step, index)
+                self._actions[kind](step, index)
             except OSError as failure:
                 raise step_failure(failure, step.describe()) from failure
 
     def close(self) -> None:
         """Give back what is left open."""
+        self._leave_parent()
+        if self._covering is not None:
+            self._covering.close()
         self._null.close()
         for tree in self._sources.values():
             tree.close()
@@ -231,44 +240,66 @@ class Builder:
         o = step.options
         with m.open_tree_at(step.source) as tree:
             m.set_attributes(tree.fileno(), set_flags=o.set_flags, propagation=m.MS_PRIVATE)
-            with self._mountpoint(step.target, directory=True) as target:
+            with self._cgroup_mountpoint(step) as target:
                 m.move_mount(tree.fileno(), target.fileno(), target=step.target)
 
+    def _cgroup_mountpoint(self, step: CgroupBind) -> Fd:
+        if not step.beside_others:
+            return self._mountpoint(step.target, directory=True)
+        parent_fd, name = self._parent(step.target)
+        try:
+            os.mkdir(name, 0o755, dir_fd=parent_fd)
+        except FileExistsError:
+            pass
+        return open_beneath(parent_fd, name, os.O_PATH | os.O_DIRECTORY)
+
+    def _parent(self, path: str) -> tuple[int, str]:
+        """The directory of `path` and the name in it: for links, devices and groups, of which many in a row are in one."""
+        directory, name = os.path.split(path)
+        if self._parent_of is None or self._parent_of[0] != directory:
+            self._leave_parent()
+            self._parent_of = directory, self._mountpoint(directory, directory=True)
+        return self._parent_of[1].fileno(), name
+
+    def _leave_parent(self) -> None:
+        """Before something else is done, by which the directory might be another one."""
+        if self._parent_of is not None:
+            self._parent_of[1].close()
+            self._parent_of = None
+
     def _link(self, step: Link, _index: int) -> None:
-        directory, name = os.path.split(step.path)
-        with make_dirs_in_root(self.root_fd, directory) as parent:
-            try:
-                os.symlink(step.text, name, dir_fd=parent.fileno())
-            except FileExistsError:
-                if step.path != "/dev/ptmx":
-                    return  # the image's own, or a mount of the user's, wins
-                os.unlink(name, dir_fd=parent.fileno())
-                os.symlink(step.text, name, dir_fd=parent.fileno())
+        parent_fd, name = self._parent(step.path)
+        try:
+            os.symlink(step.text, name, dir_fd=parent_fd)
+        except FileExistsError:
+            if step.path != "/dev/ptmx":
+                return  # the image's own, or a mount of the user's, wins
+            os.unlink(name, dir_fd=parent_fd)
+            os.symlink(step.text, name, dir_fd=parent_fd)
 
     def _device(self, step: MakeDevice, _index: int) -> None:
-        directory, name = os.path.split(step.path)
-        with make_dirs_in_root(self.root_fd, directory) as parent:
-            if self._user_namespace and step.kind != "p":
-                self._bind_device(step, parent, name)
-                return
-            number = os.makedev(step.major, step.minor)
-            kind = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[step.kind]
-            try:
-                os.mknod(name, kind | step.mode, number, dir_fd=parent.fileno())
-            except FileExistsError:
-                status = os.stat(name, dir_fd=parent.fileno(), follow_symlinks=False)
-                if stat.S_IFMT(status.st_mode) != kind or (step.kind != "p" and status.st_rdev != number):
-                    raise
-                return
-            if step.uid or step.gid:
-                os.chown(name, step.uid, step.gid, dir_fd=parent.fileno(), follow_symlinks=False)
+        parent_fd, name = self._parent(step.path)
+        if self._user_namespace and step.kind != "p":
+            self._bind_device(step, parent_fd, name)
+            return
+        number = os.makedev(step.major, step.minor)
+        kind = {"c": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}[step.kind]
+        try:
+            os.mknod(name, kind | step.mode, number, dir_fd=parent_fd)
+        except FileExistsError:
+            status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+            if stat.S_IFMT(status.st_mode) != kind or (step.kind != "p" and status.st_rdev != number):
+                raise
+            return
+        if step.uid or step.gid:
+            os.chown(name, step.uid, step.gid, dir_fd=parent_fd, follow_symlinks=False)
 
-    def _bind_device(self, step: MakeDevice, parent: Fd, name: str) -> None:
+    def _bind_device(self, step: MakeDevice, parent_fd: int, name: str) -> None:
         with m.open_tree_at(step.path) as tree:
             status = os.fstat(tree.fileno())
             if status.st_rdev != os.makedev(step.major, step.minor):
                 raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), step.path)
-            with make_file_in_root(parent.fileno(), name) as target:
+            with make_file_in_root(parent_fd, name) as target:
                 m.move_mount(tree.fileno(), target.fileno(), target=step.path)
 
     def _remount(self, step: Remount, _index: int) -> None:
@@ -281,9 +312,7 @@ class Builder:
             return
         with target:
             if stat.S_ISDIR(os.fstat(target.fileno()).st_mode):
-                cover = m.new_filesystem(
-                    "tmpfs", (("size", "0"), ("nr_inodes", "2")), flags=m.ATTR_RDONLY, source="tmpfs"
-                )
+                cover = self._cover()
             else:
                 status = os.fstat(self._null.fileno())
                 device = (os.major(status.st_rdev), os.minor(status.st_rdev))
@@ -292,6 +321,15 @@ class Builder:
                 cover = m.open_tree(self._null.fileno(), "", clone=True)
             with cover:
                 m.move_mount(cover.fileno(), target.fileno(), target=step.path)
+
+    def _cover(self) -> Fd:
+        """A detached empty directory: another view of the one that covers something already, if there is one."""
+        if self._covering is not None:
+            return m.open_tree(self._covering.fileno(), "", clone=True)
+        options = (("size", "0"), ("nr_inodes", "2"))
+        cover = m.new_filesystem("tmpfs", options, flags=m.ATTR_RDONLY, source="tmpfs")
+        self._covering = cover.duplicate()
+        return cover
 
     def _read_only(self, step: ReadOnly, _index: int) -> None:
         target = self._existing(step.path)
