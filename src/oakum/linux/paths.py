@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
+import sys
 
 from oakum.linux.fd import Fd
 from oakum.linux.libc import CText, bind_call, c_int, c_size_t, c_void_p, error
@@ -28,8 +28,7 @@ RESOLVE_IN_ROOT: Final = 0x10
 _RACE_TRIES: Final = 64
 _SYMLINK_LIMIT: Final = 40
 
-# struct open_how: flags, mode, resolve
-_OPEN_HOW: Final = struct.Struct("=3Q")
+_OPEN_HOW_BYTES: Final = 24
 
 
 _openat2 = bind_call("openat2", c_int, CText, c_void_p, c_size_t)
@@ -40,10 +39,11 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, *, resolv
 
     Source: openat2(2). Raises OSError.
     """
-    how = _OPEN_HOW.pack(flags | os.O_CLOEXEC, mode, resolve)
+    # struct open_how: three numbers of 64 bits
+    how = b"".join([number.to_bytes(8, sys.byteorder) for number in (flags | os.O_CLOEXEC, mode, resolve)])
     for _ in range(_RACE_TRIES):
         try:
-            return Fd(_openat2(dir_fd, path, how, _OPEN_HOW.size, target=path))
+            return Fd(_openat2(dir_fd, path, how, _OPEN_HOW_BYTES, target=path))
         except BlockingIOError:
             continue
     raise error("openat2", errno.EAGAIN, path)
