@@ -13,7 +13,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import hypothesis
 import pytest
@@ -22,6 +22,9 @@ from tests.support import leaks
 from tests.support.installations import end_installation
 from tests.support.reaper import live_under_reaper, run_directory
 from tests.support.rootfs import make_rootfs
+
+if TYPE_CHECKING:
+    from tests.support.engines import Lab
 
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
@@ -154,6 +157,15 @@ def module_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dir
     made = make_directories(tmp_path_factory.mktemp("m"))
     yield made
     end_installation(*made)
+
+
+@pytest.fixture(scope="module")
+def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """An engine for the tests of one module together, with a registry and images."""
+    from tests.support.engines import laboratory  # of the whole engine; most tests want a part
+
+    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
+        yield made
 
 
 def make_directories(parent: Path) -> Directories:

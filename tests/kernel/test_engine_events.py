@@ -19,7 +19,7 @@ from oakum.engine.namespace import Namespace
 from oakum.errors import OakumError, ResourceExhausted
 from oakum.model.ids import new_id
 from tests.conftest import Directories
-from tests.support.engines import Lab, laboratory
+from tests.support.engines import Lab
 from tests.support.patience import eventually, patient
 from tests.support.server import OAKUM
 
@@ -50,12 +50,6 @@ class Seen:
     def nothing_more(self, for_s: float = 0.4) -> None:
         time.sleep(for_s)
         assert self._told.empty(), self._told.get()
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture

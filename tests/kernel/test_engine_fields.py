@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,8 @@ import pytest
 from oakum.backend.config import HugepageLimit, Mount, Resources, SELinuxOptions
 from oakum.engine import cdi, host, imageviews
 from oakum.errors import InvalidArgument, NotFound
-from tests.conftest import Directories
-from tests.support.engines import Lab, laboratory
+from tests.support.engines import Lab
 from tests.support.patience import eventually
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 def view(lab: Lab, sub_path: str = "", image: str = "volumes", **fields: object) -> Mount:

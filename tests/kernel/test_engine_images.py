@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,8 @@ import pytest
 from oakum.backend.config import AuthConfig, Mount
 from oakum.engine.engine import Engine
 from oakum.errors import AlreadyExists, FailedPrecondition, ImageNotFound, InvalidArgument, OakumError
-from tests.conftest import Directories
-from tests.support.engines import Lab, clear, laboratory, together
+from tests.support.engines import Lab, clear, together
 from tests.support.registry import Registry, busybox_layer, make_layer, tar_entry
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 def push(lab: Lab, name: str, text: str, tag: str = "latest") -> str:

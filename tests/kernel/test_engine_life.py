@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,9 @@ from oakum.errors import (
     FailedPrecondition,
     InvalidArgument,
 )
-from tests.conftest import Directories
-from tests.support.engines import Lab, laboratory
+from tests.support.engines import Lab
 from tests.support.leaks import cgroup_mounts
 from tests.support.patience import eventually, patient
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.mark.parametrize(("command", "code"), [("/no/such/file", 127), ("/etc/passwd", 126)])

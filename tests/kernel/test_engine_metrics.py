@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from oakum.backend.config import Resources
 from oakum.backend.status import SandboxMetrics
-from tests.conftest import Directories
-from tests.support.engines import Lab, laboratory
+from tests.support.engines import Lab
 from tests.support.patience import eventually
 
 # What this host's kernel may account or not: huge pages, pressure, kernel memory, bursts.
@@ -20,12 +18,6 @@ BUSY = (
     "dd if=/dev/urandom of=/file bs=64k count=16 2>/dev/null; sync; i=0;"
     " while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 600 & touch /ready; wait"
 )
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 def values(found: SandboxMetrics, container_id: str = "") -> dict[str, dict[tuple[str, ...], int]]:

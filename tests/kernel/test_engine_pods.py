@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,16 +28,9 @@ from oakum.errors import (
     InvalidArgument,
     NotFound,
 )
-from tests.conftest import Directories
-from tests.support.engines import SLEEP, Lab, laboratory, together
+from tests.support.engines import SLEEP, Lab, together
 from tests.support.leaks import cgroup_mounts
 from tests.support.patience import eventually
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.mark.cgroup

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from msgspec.structs import replace
 
 from oakum.backend.config import IdMapping, Mount, NamespaceOptions
 from oakum.errors import InvalidArgument
-from tests.conftest import Directories
-from tests.support.engines import Lab, laboratory
+from tests.support.engines import Lab
 
 pytestmark = pytest.mark.cgroup
 
@@ -24,12 +22,6 @@ _LINES = (
     IdMapping(host_id=_FIRST + 5000, container_id=1000, length=64_536),
 )
 USERS = NamespaceOptions(user="pod", uid_mappings=_LINES, gid_mappings=_LINES)
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 def test_root_inside_is_nobody_outside(lab: Lab, tmp_path: Path) -> None:

@@ -17,17 +17,10 @@ import pytest
 from oakum.backend.config import NetworkRequest, PortMapping, Protocol, SandboxConfig, SandboxMetadata
 from oakum.errors import AlreadyExists, InvalidArgument, Unimplemented
 from oakum.linux.netns import inside, open_netns
-from tests.conftest import Directories
-from tests.support.engines import SLEEP, Lab, laboratory
+from tests.support.engines import SLEEP, Lab
 from tests.support.patience import eventually
 
 LOOPBACK = "::1"
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:

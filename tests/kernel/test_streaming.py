@@ -18,8 +18,7 @@ from oakum.backend.config import NamespaceOptions
 from oakum.linux.netns import inside, open_netns
 from oakum.streaming.requests import AttachRequest, ExecRequest, ForwardRequest, Wanted
 from oakum.streaming.server import StreamingServer
-from tests.conftest import Directories
-from tests.support.engines import SLEEP, Lab, laboratory
+from tests.support.engines import SLEEP, Lab
 from tests.support.leaks import cgroup_mounts
 from tests.support.patience import eventually
 from tests.support.streams import Command, ForwardClient
@@ -28,12 +27,6 @@ PROTOCOLS = ["spdy4", "v5.channel.k8s.io"]
 SIZE = 64 << 20
 ALL = Wanted(stdin=True, stdout=True, stderr=True)
 TERMINAL = Wanted(stdin=True, stdout=True, tty=True)
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,12 @@ import pytest
 from oakum.engine import cdi
 from oakum.errors import InvalidArgument, OakumError
 from oakum.oci.users import parse_passwd
-from tests.conftest import Directories
 from tests.kernel.oci_cli_box import Runtime
-from tests.support.engines import Lab, laboratory
+from tests.support.engines import Lab
 from tests.support.images import Blob, BuiltImage, build_image
 from tests.support.registry import busybox_layer
 
 HOST_CORE = Path("/proc/sys/kernel/core_pattern")
-
-
-@pytest.fixture(scope="module")
-def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
-        yield made
 
 
 def hostile_image(
