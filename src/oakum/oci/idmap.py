@@ -10,6 +10,7 @@ from oakum.linux.fd import Fd
 from oakum.linux.namespaces import CLONE_NEWUSER
 from oakum.linux.process import clone, run_and_exit
 from oakum.model.light import TYPE_CHECKING, signal
+from oakum.oci.mappings import map_text
 from oakum.oci.spec import IdMapping
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ def mapping_namespace(uid_mappings: Sequence[IdMapping], gid_mappings: Sequence[
         run_and_exit(lambda: len(os.read(read_fd, 1)))
     try:
         for file, mappings in (("uid_map", uid_mappings), ("gid_map", gid_mappings)):
-            text = "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in mappings)
             with Fd(os.open(f"/proc/{pid}/{file}", os.O_WRONLY | os.O_CLOEXEC)) as target:
-                os.write(target.fileno(), text.encode())
+                os.write(target.fileno(), map_text(mappings).encode())
         return Fd(os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, "map ids", f"/proc/{pid}") from failure

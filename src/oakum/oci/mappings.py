@@ -13,6 +13,7 @@ from oakum.model.light import TYPE_CHECKING
 from oakum.oci.spec import IdMapping, Linux
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
 _HELPERS: Final = {"uid_map": "newuidmap", "gid_map": "newgidmap"}
@@ -25,18 +26,19 @@ def write_mappings(pid: int, linux: Linux) -> None:
         ("gid_map", os.getegid(), linux.get("gidMappings") or []),
     ):
         if os.geteuid() == 0:
-            _write(f"/proc/{pid}/{file}", mappings)
+            _write_text(f"/proc/{pid}/{file}", map_text(mappings))
         elif len(mappings) == 1 and mappings[0]["size"] == 1 and mappings[0]["hostID"] == own:
             # Everybody may map the own id; the own group only once nobody can drop groups any more.
             if file == "gid_map":
                 _write_text(f"/proc/{pid}/setgroups", "deny")
-            _write(f"/proc/{pid}/{file}", mappings)
+            _write_text(f"/proc/{pid}/{file}", map_text(mappings))
         else:
             _ask_helper(_HELPERS[file], pid, mappings)
 
 
-def _write(path: str, mappings: list[IdMapping]) -> None:
-    _write_text(path, "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in mappings))
+def map_text(mappings: Sequence[IdMapping]) -> str:
+    """What to write to a namespace's uid_map or gid_map."""
+    return "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in mappings)
 
 
 def _write_text(path: str, text: str) -> None:

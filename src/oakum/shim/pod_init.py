@@ -12,12 +12,13 @@ import signal
 from typing import Final
 
 from oakum.linux import mount, namespaces, process
+from oakum.oci.spec import IdMapping
 
 # Any number that is not root will do; the one that the images of pause processes use is known to policies.
 _NOBODY: Final = 65535
 
 
-def nobody(mappings: tuple[dict[str, int], ...]) -> int:
+def nobody(mappings: tuple[IdMapping, ...]) -> int:
     """An id that is not root's and exists in a user namespace with these mappings (none: the host's)."""
     largest = max((m["containerID"] + m["size"] - 1 for m in mappings), default=_NOBODY)
     return min(largest, _NOBODY)

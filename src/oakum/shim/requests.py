@@ -6,9 +6,12 @@ Owns the shapes only; the socket is `oakum.shim.wire`, the meaning is `oakum.shi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oakum.model.rootfs import RootfsSource
+
+if TYPE_CHECKING:
+    from oakum.oci.spec import IdMapping
 
 # namespace type of the runtime spec -> name of its pin below DIRECTORY/ns
 PIN_NAMES: dict[str, str] = {"network": "net", "ipc": "ipc", "uts": "uts", "pid": "pid", "user": "user"}
@@ -31,8 +34,8 @@ class SandboxRequest(NamedTuple):
     cgroup_path: str = ""
     pod_resources: dict[str, Any] = {}
     shm_size_bytes: int = 0
-    uid_mappings: tuple[dict[str, int], ...] = ()
-    gid_mappings: tuple[dict[str, int], ...] = ()
+    uid_mappings: tuple[IdMapping, ...] = ()
+    gid_mappings: tuple[IdMapping, ...] = ()
     foreign: bool = False
 
     def to_dict(self) -> dict[str, Any]:

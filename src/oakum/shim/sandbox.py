@@ -24,6 +24,8 @@ from typing import Any, Final
 from oakum.errors import InvalidArgument, OakumError, SystemFailure, Unavailable, from_dict
 from oakum.linux import mount, namespaces, pids, process, sysinfo
 from oakum.linux.fd import Fd, pipe
+from oakum.oci.mappings import map_text
+from oakum.oci.spec import IdMapping
 from oakum.shim import pod_init
 from oakum.shim.cleanup import RUNTIME_NAME
 from oakum.shim.requests import PIN_NAMES, SandboxRequest
@@ -176,7 +178,7 @@ def _mount_tmpfs(path: str, options: list[tuple[str, str]], *, source: str) -> N
         mount.move_mount(tree.fileno(), target.fileno(), target=path)
 
 
-def _root_of(mappings: tuple[dict[str, int], ...]) -> int:
+def _root_of(mappings: tuple[IdMapping, ...]) -> int:
     for item in mappings:
         if item["containerID"] == 0:
             return item["hostID"]
@@ -217,11 +219,10 @@ def _make_in_child(request: SandboxRequest) -> int:
 def _write_maps(request: SandboxRequest, pid: int) -> None:
     # Source: user_namespaces(7): one write(2), from outside, by who may set ids there.
     for name, mappings in (("uid_map", request.uid_mappings), ("gid_map", request.gid_mappings)):
-        lines = "".join(f"{m['containerID']} {m['hostID']} {m['size']}\n" for m in mappings)
         path = f"/proc/{pid}/{name}"
         try:
             with open(path, "w", encoding="ascii") as file:
-                file.write(lines)
+                file.write(map_text(mappings))
         except OSError as failure:
             raise SystemFailure.from_os_error(failure, "write " + name, request.sandbox_id) from failure
 

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from oakum.backend.config import IdMapping, Mount, NamespaceOptions
 from oakum.errors import InvalidArgument
+from oakum.oci import spec
 
 _PROPAGATION: Final = {"private": "rprivate", "host_to_container": "rslave", "bidirectional": "rshared"}
 # What CRI's mount_options may say: attributes of one mount, not of its file system. Source: mount_setattr(2).
@@ -187,7 +188,7 @@ def checked_options(mount: Mount) -> list[str]:
     return found
 
 
-def id_mappings(mappings: Sequence[IdMapping]) -> list[dict[str, int]]:
+def id_mappings(mappings: Sequence[IdMapping]) -> list[spec.IdMapping]:
     """The runtime spec's form of a user namespace's map."""
     return [{"containerID": m.container_id, "hostID": m.host_id, "size": m.length} for m in mappings]
 
