@@ -4,22 +4,22 @@
 Every step tolerates that it was done before. Owns what is in the pod's directory, the pins, the mounts and the
 cgroups; not the directory itself and not the containers' bundles.
 
-The shim notes each process it starts in DIRECTORY/processes/NAME as {"pid", "start_time", "cgroup_path"}, so that
-processes can be found whose cgroup is not below the pod's, and no other process is hit that got the same number.
+The shim notes each process it starts in DIRECTORY/processes/NAME, so that processes can be found whose cgroup is not below
+the pod's, and no other process is hit that got the same number. A note is a symbolic link, made in one call and whole
+or absent: its text is process id, start time and cgroup path with a space between them.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import signal
 import time
 from typing import Any, Final
 
 from oakum.errors import FailedPrecondition, OakumError, SystemFailure
-from oakum.linux import durable, mount, pids
+from oakum.linux import mount, pids
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.shim.requests import PIN_NAMES
 
@@ -96,13 +96,21 @@ def remove_cgroup(path: str) -> None:
 
 def note_process(directory: str, name: str, pid: int, cgroup_path: str) -> None:
     """Remember a process for the case that this shim is killed. Raises OSError."""
-    note = {"pid": pid, "start_time": pids.start_ticks(pid) or 0, "cgroup_path": cgroup_path}
-    path = os.path.join(directory, PROCESSES_NAME)
+    note = f"{pid} {pids.start_ticks(pid) or 0} {cgroup_path}"
+    path = os.path.join(directory, PROCESSES_NAME, name)
     try:
-        durable.write_file_fast(os.path.join(path, name), json.dumps(note).encode())
+        os.symlink(note, path)
+    except FileExistsError:  # of another process under this name
+        new = os.path.join(directory, PROCESSES_NAME, f".{name}")
+        try:
+            os.symlink(note, new)
+        except FileExistsError:  # whoever made it was killed
+            os.unlink(new)
+            os.symlink(note, new)
+        os.rename(new, path)
     except FileNotFoundError:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        durable.write_file_fast(os.path.join(path, name), json.dumps(note).encode())
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.symlink(note, path)
 
 
 def forget_process(directory: str, name: str) -> None:
@@ -126,12 +134,11 @@ def end_noted(directory: str, name: str) -> None:
     """Kill a noted process, wait until it is dead, and forget it. Raises SystemFailure, DeadlineExceeded."""
     path = os.path.join(directory, PROCESSES_NAME, name)
     try:
-        with open(path, "rb") as file:
-            note: dict[str, Any] = json.load(file)
-        pid, started, cgroup = int(note["pid"]), int(note["start_time"]), str(note["cgroup_path"])
-    except (ValueError, KeyError, TypeError) as error:
+        pid, started, cgroup = os.readlink(path).split(" ", 2)
+        noted_pid, noted_start = int(pid), int(started)
+    except (ValueError, OSError) as error:
         raise SystemFailure("read", path, f"damaged: {error}") from error
-    _kill(pid, started)
+    _kill(noted_pid, noted_start)
     if cgroup:
         remove_cgroup(cgroup)
     forget_process(directory, name)
