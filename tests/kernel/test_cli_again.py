@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -58,6 +59,22 @@ def test_what_is_to_be_removed_outlives_a_restart_and_no_later_end(box: Box) -> 
     assert box("exec", "r0", "echo", "still there") == "still there\n"
     box("stop", "-t", "0", "r0", "r1")
     eventually(lambda: box.containers() == [], "all are gone")
+
+
+def test_a_port_of_what_has_ended_is_free_for_others(box: Box) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        publish = ("-p", f"127.0.0.1:{probe.getsockname()[1]}:80")
+    box("run", "-d", "--name", "old", *publish, box.image, "sleep", "1000")
+    assert b"has 127.0.0.1" in box.full("run", "-d", "--name", "new", *publish, box.image, "true").stderr
+    box("stop", "-t", "0", "old")
+    box("run", "-d", "--name", "new", *publish, box.image, "httpd", "-f", "-p", "80")
+    assert b"has 127.0.0.1" in box.full("start", "old").stderr
+    assert "Exited" in box("ps", "-a", "--name", "old")
+    box("stop", "-t", "0", "new")
+    assert box("start", "old") == "old\n"
+    assert "0.0.1" in box("port", "old")
+    assert "Exited" in box("ps", "-a", "--name", "new")
 
 
 def test_a_volume_outlives_its_containers(box: Box) -> None:

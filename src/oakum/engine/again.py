@@ -13,6 +13,7 @@ import msgspec
 from oakum.engine import pods
 from oakum.engine.containers import Containers
 from oakum.engine.context import Context
+from oakum.engine.leftovers import make_room
 from oakum.engine.sandboxes import Sandboxes
 from oakum.engine.states import shim_lives
 from oakum.engine.storage import storing
@@ -29,6 +30,9 @@ def rearm(context: Context, sandboxes: Sandboxes, containers: Containers, contai
         FailedPrecondition: it runs, or is one of a pod's.
     """
     found = containers.need(container_id)
+    asking = context.store.sandbox(found.sandbox_id)
+    if asking is not None:
+        make_room(context, sandboxes, asking.config, sandbox_id=asking.id)
     with context.locks.holding(found.sandbox_id), context.locks.holding(found.id):
         record = containers.need(found.id)
         sandbox = context.store.sandbox(record.sandbox_id)

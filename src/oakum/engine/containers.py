@@ -19,6 +19,7 @@ from oakum.engine import creation, pods, scopes
 from oakum.engine.catalog import Catalog
 from oakum.engine.context import Context
 from oakum.engine.images import Images
+from oakum.engine.leftovers import make_room
 from oakum.engine.logs import LogLine, read_log
 from oakum.engine.sandboxes import Sandboxes
 from oakum.engine.spec import resources as limits
@@ -162,6 +163,7 @@ class Containers(Catalog):
         known = self._context.store.container_by_name(self._namespace, key)
         if known is not None:
             self._join(known)
+        make_room(self._context, self._sandboxes, sandbox)
         sandbox_id = self._sandboxes.run(sandbox, runtime_handler=runtime_handler)
         try:
             with self._sandboxes.naming(sandbox_id):
