@@ -89,7 +89,7 @@ def test_two_containers_of_a_pod_share_its_network(
     client = started(node, pod, "client", "sh", "-c", "hostname; echo on stderr >&2; exec sleep 600")
     address = node.client.pod_status(pod).status.network.ip
     eventually(lambda: node.client.exec(client, "wget", "-qO-", "http://127.0.0.1/").exit_code == 0)
-    with urllib.request.urlopen(f"http://{address}/", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{address}/", timeout=60) as answer:
         assert b"it works" in answer.read()
     inside = node.client.exec(client, "wget", "-qO-", "http://127.0.0.1/")
     assert inside.stdout == b"<h1>it works</h1>\n"

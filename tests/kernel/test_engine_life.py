@@ -79,7 +79,7 @@ def test_exec(lab: Lab) -> None:
     with lab.pod("exec") as pod:
         container = lab.started(pod, envs=(("KEPT", "yes"),))
         result = lab.cri.exec_sync(
-            container, ["sh", "-c", "echo out; echo err >&2; echo $KEPT; exit 3"], timeout_s=10
+            container, ["sh", "-c", "echo out; echo err >&2; echo $KEPT; exit 3"], timeout_s=60
         )
         assert (result.exit_code, result.stdout, result.stderr) == (3, b"out\nyes\n", b"err\n")
         big = lab.cri.exec_sync(container, ["head", "-c", "3000000", "/dev/zero"], timeout_s=60)

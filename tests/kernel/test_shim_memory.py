@@ -59,8 +59,8 @@ def test_zygote_and_shim_import_only_what_is_allowed(box: Box, tmp_path) -> None
 
 
 def told(state: str) -> dict[str, int]:
-    with sockets.connect(state, "zygote.sock", timeout_s=5) as sock:
-        return wire.call(sock, {"op": "ping"}, timeout_s=5, peer="zygote").value
+    with sockets.connect(state, "zygote.sock", timeout_s=60) as sock:
+        return wire.call(sock, {"op": "ping"}, timeout_s=60, peer="zygote").value
 
 
 def is_rehearsed(state: str) -> bool:

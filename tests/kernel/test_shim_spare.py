@@ -33,8 +33,8 @@ def spare_of(state: str) -> int:
     found: list[int] = []
 
     def is_there() -> bool:
-        with sockets.connect(state, "zygote.sock", timeout_s=5) as sock:
-            said: dict[str, Any] = wire.call(sock, {"op": "ping"}, timeout_s=5, peer="zygote").value
+        with sockets.connect(state, "zygote.sock", timeout_s=60) as sock:
+            said: dict[str, Any] = wire.call(sock, {"op": "ping"}, timeout_s=60, peer="zygote").value
         found[:] = [said["spare"]]
         return bool(said["spare"]) and bool(children(said["spare"]))
 

@@ -107,7 +107,7 @@ def test_cve_2026_53488_labels_of_an_image_start_nothing(lab: Lab, program: Path
     image = hostile_image(lab, "labelled", {"Labels": labels})
     with lab.pod("labelled") as pod:
         container = lab.started(pod, "c", "echo said", image=image)
-        lab.cri.wait(container, timeout_s=20)
+        lab.cri.wait(container, timeout_s=60)
         status = lab.cri.container_status(container)
         assert status.config.labels == {}
         assert [line.data for line in lab.cri.logs(container)] == [b"said"]
@@ -117,7 +117,7 @@ def test_cve_2026_53488_labels_of_an_image_start_nothing(lab: Lab, program: Path
                 other = lab.started(pod, "d", "echo said", log_path=path)
             except InvalidArgument:
                 continue
-            lab.cri.wait(other, timeout_s=20)
+            lab.cri.wait(other, timeout_s=60)
             assert lab.cri.container_status(other).log_path.startswith(f"{lab.logs}/labelled/")
             lab.cri.remove_container(other)
     assert not (program.parent / "ran").exists()

@@ -18,6 +18,7 @@ from oakum.backend.config import (
 )
 from oakum.engine.engine import Engine
 from oakum.engine.namespace import Namespace
+from tests.support.patience import patient
 from tests.support.registry import Registry, busybox_layer, make_layer, tar_entry
 
 _numbers = count()
@@ -68,12 +69,12 @@ class Lab(NamedTuple):
         """What a script prints in a container of its own pod, seen through its log."""
         with self.pod(f"once-{next(_numbers)}", **(pod or {})) as sandbox_id:
             container_id = self.started(sandbox_id, "c", script, **fields)
-            self.cri.wait(container_id, timeout_s=20)
+            self.cri.wait(container_id, timeout_s=patient(20))
             return "".join(line.data.decode() + "\n" for line in self.cri.logs(container_id))
 
     def run(self, container_id: str, *argv: str, timeout_s: float = 20) -> str:
         """What a command prints in a running container."""
-        result = self.cri.exec_sync(container_id, argv, timeout_s=timeout_s)
+        result = self.cri.exec_sync(container_id, argv, timeout_s=patient(timeout_s))
         assert result.exit_code == 0, result
         return result.stdout.decode()
 
