@@ -315,7 +315,7 @@ def test_a_pod_checkpoint_killed_before_any_line_leaves_nothing_frozen_or_half(
                     assert os.listdir(tmp_path) in ([], ["pod"])
                     assert not Path(lab.engine.root, "sandboxes", pod, "frozen.json").exists()
                 if place.exists():
-                    assert len(list(place.iterdir())) == 3
+                    assert len(list(place.iterdir())) == 4
                     shutil.rmtree(place)
                 if said != "killed":
                     assert said == "exit 0"

@@ -9,9 +9,12 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from oakum.backend.config import Mount, Resources, SecurityProfile
 from oakum.engine import checkpoints
 from oakum.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from tests.conftest import Directories
@@ -19,8 +22,10 @@ from tests.support.engines import Lab, laboratory
 from tests.support.patience import eventually
 
 COUNT = (
-    "rm /etc/group; ln -s /proc/1/root /trap; n=0; while :; do n=$((n+1)); echo $n >/count; sleep 0.05; done"
+    "rm /etc/group; ln -s /proc/1/root /trap; trap 'exit 7' TERM; n=0;"
+    " while :; do n=$((n+1)); echo $n >/count; echo $n; sleep 0.05; done"
 )
+AS_USER = "n=0; while :; do n=$((n+1)); echo $n >/data/count; echo $n; sleep 0.05; done"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,11 @@ def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactor
 
 
 def counted(lab: Lab, container: str) -> int:
-    return int(lab.run(container, "sh", "-c", "cat /count || echo 0").strip() or 0)
+    return int(lab.run(container, "sh", "-c", "cat /data/count /count || echo 0").split("\n")[0].strip() or 0)
+
+
+def logged(lab: Lab, container: str) -> list[int]:
+    return [int(line.data) for line in lab.cri.logs(container)]
 
 
 @pytest.mark.cgroup
@@ -98,27 +107,86 @@ def test_status_says_what_a_checkpoint_would(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.cgroup
-def test_a_pod_is_written_at_one_moment_and_runs_on(lab: Lab, tmp_path: Path) -> None:
+def test_a_pod_is_written_at_one_moment_and_goes_on_there_and_in_a_new_pod(lab: Lab, tmp_path: Path) -> None:
     if why := checkpoints.problem():
         pytest.skip(f"kernel: CRIU cannot work with it: {why}")
-    with lab.pod("both") as pod:
-        counters = [lab.started(pod, name, script=COUNT) for name in ("one", "two")]
-        for container in counters:
+    for directory in ("volume", "other"):
+        (tmp_path / directory).mkdir(mode=0o777)
+        (tmp_path / directory).chmod(0o777)
+    data = Mount(container_path="/data", host_path=str(tmp_path / "volume"))
+    plain: dict[str, Any] = {
+        "user": "1000:1000",
+        "no_new_privs": True,
+        "seccomp": SecurityProfile(),
+        "mounts": (data,),
+    }
+    saved = tmp_path / "pod"
+    with lab.pod("before") as pod:
+        before = {"one": lab.started(pod, "one", COUNT), "two": lab.started(pod, "two", AS_USER, **plain)}
+        lab.run(before["one"], "sh", "-c", "echo kept >/dev/shm/memory")
+        for container in before.values():
             eventually(lambda key=container: counted(lab, key) > 3)
-        lab.cri.checkpoint_sandbox(pod, str(tmp_path / "pod"))
-        assert os.listdir(tmp_path) == ["pod"]
-        assert (tmp_path / "pod").stat().st_mode & 0o777 == 0o700
-        facts = json.loads((tmp_path / "pod/pod.json").read_text())
+        lab.cri.checkpoint_sandbox(pod, str(saved))
+        assert saved.stat().st_mode & 0o777 == 0o700
+        facts = json.loads((saved / "pod.json").read_text())
         assert facts["id"] == pod
-        archives = {c["name"]: c["archive"] for c in facts["containers"]}
-        assert set(os.listdir(tmp_path / "pod")) == {"pod.json", *archives.values()}
+        archives = {c["name"]: c["archive"]["name"] for c in facts["containers"]}
+        assert set(os.listdir(saved)) == {"pod.json", "pod.seal", ".shm.tar", *archives.values()}
         assert set(archives) == {"one", "two"}
         for archive in archives.values():
-            with tarfile.open(tmp_path / "pod" / archive) as tar:
+            with tarfile.open(saved / archive) as tar:
                 assert {"checkpoint/inventory.img", "rootfs-diff.tar"} <= set(tar.getnames())
-        for container in counters:
+        for container in before.values():
             at = counted(lab, container)
-            eventually(lambda key=container, before=at: counted(lab, key) > before)
+            eventually(lambda key=container, least=at: counted(lab, key) > least)
+
+    # what runs already has its command: nothing is left of the try
+    changed = lab.container("one", "true")
+    with pytest.raises(InvalidArgument, match="command"):
+        lab.cri.restore_sandbox(str(saved), lab.sandbox("after"), container_configs=[changed])
+    assert not lab.cri.list_sandboxes()
+
+    moved = msgspec.structs.replace(data, host_path=str(tmp_path / "other"))
+    again = lab.container("two", AS_USER, **{**plain, "mounts": (moved,)})
+    again = msgspec.structs.replace(again, labels={"new": "yes"}, resources=Resources(pids_limit=99))
+    wanted = lab.sandbox("after", sysctls={"kernel.msgmax": "9999"})
+    restored = lab.cri.restore_sandbox(str(saved), wanted, container_configs=[again])
+    try:
+        assert restored.sandbox_id != pod
+        after = dict(restored.containers)
+        assert after.keys() == before.keys()
+        assert not set(after.values()) & set(before.values())
+        for container in after.values():
+            assert lab.cri.container_status(container).state == "running"
+            eventually(lambda key=container: len(logged(lab, key)) > 3)
+            lines = logged(lab, container)
+            # it goes on counting, beyond the beginning, and every number is logged once
+            assert lines[0] > 3
+            assert lines == list(range(lines[0], lines[0] + len(lines)))
+        one, two = after["one"], after["two"]
+        address = lab.cri.sandbox_status(restored.sandbox_id).addresses[0]
+        script = "test -e /etc/group || cat /dev/shm/memory; hostname; cat /proc/sys/kernel/msgmax; ip addr; cat /etc/hosts"
+        seen = lab.run(one, "sh", "-c", script)
+        assert seen.splitlines()[:3] == ["kept", restored.sandbox_id[:12], "9999"]
+        assert seen.count(address) == 2
+        assert lab.run(two, "id", "-u") == "1000\n"
+        assert (tmp_path / "other/count").exists()
+        assert lab.run(two, "cat", "/sys/fs/cgroup/pids.max") == "99\n"
+        assert lab.cri.container_status(two).config.labels == {"new": "yes"}
+        stats = lab.cri.container_stats(one)
+        assert stats.memory is not None
+        assert stats.memory.usage_bytes
+        assert not os.path.exists(f"{lab.cri.container_status(one).bundle_path}/checkpoint")
+        # its own handler of the signal is as it was, and how it ends is recorded
+        lab.cri.stop_container(one, timeout_s=60)
+        ended = lab.cri.container_status(one)
+        assert (ended.state, ended.exit_code) == ("exited", 7)
+        lab.cri.pause(two)
+        lab.cri.resume(two)
+        lab.cri.stop_container(two, timeout_s=0)
+        assert lab.cri.container_status(two).exit_code == 137
+    finally:
+        lab.cri.remove_sandbox(restored.sandbox_id)
 
 
 def test_what_cannot_be_written_of_a_pod_is_refused(lab: Lab, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from oakum.backend.status import (
     FilesystemUsage,
     Image,
     MetricDescriptor,
+    RestoredSandbox,
     RuntimeStatus,
     SandboxFilter,
     SandboxMetrics,
@@ -149,7 +150,7 @@ class RuntimeBackend(Protocol):
 
 @runtime_checkable
 class Checkpointing(Protocol):
-    """What a runtime backend may do besides: write running containers to disk."""
+    """What a runtime backend may do besides: write running containers to disk, and make pods of that again."""
 
     def checkpoint_container(self, container_id: str, location: str, *, timeout_s: int) -> None:
         """Write an archive of a running container, which goes on. Raises Unimplemented with the host's reason."""
@@ -159,6 +160,20 @@ class Checkpointing(Protocol):
         """Write archives of a pod's running containers, all of one moment, into a new directory; the pod goes on.
 
         Empty `container_ids` are all that run. Raises Unimplemented with the host's reason.
+        """
+        ...
+
+    def restore_sandbox(
+        self,
+        path: str,
+        config: SandboxConfig | None,
+        *,
+        runtime_handler: str,
+        container_configs: Sequence[ContainerConfig],
+    ) -> RestoredSandbox:
+        """Make a new pod whose containers go on from the directory `path`; all of it, or nothing is left.
+
+        What is not configured is as it was. Raises Unimplemented with the host's reason.
         """
         ...
 

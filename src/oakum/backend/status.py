@@ -271,3 +271,10 @@ class RuntimeStatus(Struct, frozen=True, kw_only=True):
     supplemental_groups_policy: bool = False
     mount_options: bool = False
     info: dict[str, str] = {}
+
+
+class RestoredSandbox(Struct, frozen=True, kw_only=True):
+    """A pod made from a checkpoint; `containers` are names and ids."""
+
+    sandbox_id: str
+    containers: tuple[tuple[str, str], ...]

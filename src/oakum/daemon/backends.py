@@ -27,6 +27,7 @@ from oakum.backend.status import (
     FilesystemUsage,
     Image,
     MetricDescriptor,
+    RestoredSandbox,
     RuntimeStatus,
     SandboxFilter,
     SandboxMetrics,
@@ -144,6 +145,21 @@ class Backends:
         """Write archives of a pod's running containers where its backend can. Raises Unimplemented."""
         home = _able("checkpoint pod", sandbox_id, self._sandbox_home(sandbox_id))
         home.checkpoint_sandbox(sandbox_id, directory, container_ids=container_ids)
+
+    def restore_sandbox(
+        self,
+        path: str,
+        config: SandboxConfig | None,
+        *,
+        runtime_handler: str,
+        container_configs: Sequence[ContainerConfig],
+    ) -> RestoredSandbox:
+        """Make a new pod of a checkpoint where the handler's backend can. Raises Unimplemented."""
+        member = self._member_of(runtime_handler)
+        home = _able("restore pod", path, member.backend)
+        return home.restore_sandbox(
+            path, config, runtime_handler=runtime_handler, container_configs=container_configs
+        )
 
     # RuntimeBackend: sandboxes
 

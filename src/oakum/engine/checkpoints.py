@@ -4,19 +4,22 @@
     checkpoint/       CRIU's images of its processes       config.dump   what it is, for people and tools
     rootfs-diff.tar   what it has changed in its image     spec.dump     its config.json
     deleted.files     what it has deleted of it            dump.log      CRIU's log
+    opaque.dirs       directories that hide the image's
 
-These are the names that tools for such archives know. Restoring one is not offered: CRIU believes its images, so whoever
-can hand over an archive would choose what runs, and with which privileges.
+These are the names that tools for such archives know, but for the last. CRIU believes its images, so whoever can hand over
+an archive would choose what runs, and with which privileges: one is restored only as part of a pod's (`engine.restores`).
 """
 
 from __future__ import annotations
 
+import errno
 import io
+import json
 import os
 import stat
 import tarfile
 import tempfile
-from typing import Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import msgspec
 
@@ -26,11 +29,18 @@ from oakum.engine.context import Context
 from oakum.engine.storage import remove_directory, storing
 from oakum.engine.store.records import ContainerRecord
 from oakum.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from oakum.linux.durable import write_file_fast
 from oakum.oci.cgroups import Cgroup
 
-_DIRECTORY: Final = "checkpoint"
+if TYPE_CHECKING:
+    from oakum.oci.spec import Spec
+
+# CRIU's images, in the bundle and in the archive.
+DIRECTORY: Final = "checkpoint"
 _CRIU: Final = "criu"
-_NETWORK_KEY: Final = "oakum-network"
+# What System V's inter-process communication in a namespace is when it is none: CRIU's magic numbers.
+_EMPTY_IMAGE_BYTES: Final = 8
+_REDIRECTS: Final = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 _MAX_DEPTH: Final = 256
 
 
@@ -76,26 +86,30 @@ def check(context: Context, record: ContainerRecord) -> None:
         raise Unimplemented("checkpoint container", record.id[:12], f"it has {what}, which CRIU cannot carry")
 
 
-def dump(context: Context, record: ContainerRecord, location: str, *, timeout_s: int = 0) -> None:
-    """Have CRIU write a running or frozen container's checkpoint to `location`. Raises Unimplemented, FailedPrecondition."""
+def dump(context: Context, record: ContainerRecord, location: str, *, timeout_s: int = 0) -> str:
+    """Have CRIU write a running or frozen container's checkpoint to `location`; why it cannot be restored, or "".
+
+    Raises Unimplemented, FailedPrecondition.
+    """
     from oakum.oci.runtime import criu  # as above
 
     with context.locks.holding(record.id):
         bundle = context.layout.bundle(record.id)
-        remove_directory(bundle, _DIRECTORY)  # of a try that was killed
-        images = f"{bundle}/{_DIRECTORY}"
+        remove_directory(bundle, DIRECTORY)  # of a try that was killed
+        images = f"{bundle}/{DIRECTORY}"
         with storing("make checkpoint directory", images):
             os.mkdir(images, 0o700)
         try:
             criu.call(_CRIU, "dump", _arguments(context, record, images, timeout_s), images, record.id[:12])
             with storing("write checkpoint", location):
-                _write_archive(context, record, images, location)
+                return _write_archive(context, record, images, location)
         finally:
-            remove_directory(bundle, _DIRECTORY)
+            remove_directory(bundle, DIRECTORY)
 
 
 def _arguments(context: Context, record: ContainerRecord, images: str, timeout_s: int) -> list[str]:
-    from oakum.oci.runtime import criu  # as above
+    from oakum.oci.runtime import criu, external  # as above
+    from oakum.oci.runtime.checkpoint import DESCRIPTORS
 
     arguments = ["-t", str(record.pid), "-D", images, "--leave-running", "--external", "mnt[]:ms"]
     arguments += [
@@ -105,30 +119,37 @@ def _arguments(context: Context, record: ContainerRecord, images: str, timeout_s
         "--file-locks",
         "--ext-unix-sk",
     ]
-    arguments += criu.external(criu.stream_names(record.pid))
+    streams = criu.stream_names(record.pid)
+    arguments += criu.external(streams)
+    spec = creation.config_of(context, record.id)
+    with storing("write checkpoint", images):
+        write_file_fast(f"{images}/{DESCRIPTORS}", json.dumps(streams).encode())
+        for place, key in external.mounts_of(record.pid, cast("Spec", spec)).items():
+            arguments += ["--external", f"mnt[{place}]:{key}"]
     if timeout_s > 0:
         arguments += ["--timeout", str(timeout_s)]
     freezer = Cgroup(context.cgroups, record.cgroup_path).freezer()
     if freezer:
         # CRIU would wait for ever for what others have frozen, unless it is told by what.
         arguments += ["--freeze-cgroup", freezer]
-    for namespace in creation.config_of(context, record.id)["linux"]["namespaces"]:
+    for namespace in spec["linux"]["namespaces"]:
         if namespace["type"] == "network" and namespace.get("path"):
-            arguments += ["--external", f"net[{os.stat(namespace['path']).st_ino}]:{_NETWORK_KEY}"]
+            inode = os.stat(namespace["path"]).st_ino
+            arguments += ["--external", f"net[{inode}]:{external.NETWORK_KEY}"]
     return arguments
 
 
-def _write_archive(context: Context, record: ContainerRecord, images: str, location: str) -> None:
+def _write_archive(context: Context, record: ContainerRecord, images: str, location: str) -> str:
     folder, name = os.path.split(location)
     fd, temporary = tempfile.mkstemp(prefix=f".{name[:64]}.", dir=folder)  # 0600: memory is in it
     try:
         with os.fdopen(fd, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
             for image in sorted(os.listdir(images)):
-                inside = image if image == "dump.log" else f"{_DIRECTORY}/{image}"
+                inside = image if image == "dump.log" else f"{DIRECTORY}/{image}"
                 tar.add(f"{images}/{image}", inside, recursive=False)
             _add(tar, "spec.dump", msgspec.json.encode(creation.config_of(context, record.id)))
             _add(tar, "config.dump", msgspec.json.encode(_facts(record)))
-            _add_changes(tar, context.snapshotter.container_directory(record.id))
+            obstacle = _add_changes(tar, context.snapshotter.container_directory(record.id))
             file.flush()
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -136,6 +157,39 @@ def _write_archive(context: Context, record: ContainerRecord, images: str, locat
     except BaseException:  # whatever it is, half an archive is none; it goes on upwards
         os.unlink(temporary)
         raise
+    return _obstacle(context, record, images) or obstacle
+
+
+def _obstacle(context: Context, record: ContainerRecord, images: str) -> str:
+    """What of the container is in no archive; "" for nothing."""
+    bundle = context.layout.bundle(record.id)
+    config = record.config
+    if config.privileged:
+        return "it is privileged"
+    if any(mount.propagation != "private" for mount in config.mounts):
+        return "it shares mounts with the host"
+    if any(mount.volume is not None or mount.tmpfs for mount in config.mounts) or os.path.isdir(
+        f"{bundle}/volumes"
+    ):
+        return "it has volumes of its own"
+    if not config.no_new_privs and _any_without_new_privileges(context, record):
+        return "a process has no_new_privs that the configuration does not say, which CRIU drops"
+    for image in os.listdir(images):
+        kept = image.startswith(("ipcns-shm-", "ipcns-msg-", "ipcns-sem-"))
+        if kept and os.path.getsize(f"{images}/{image}") > _EMPTY_IMAGE_BYTES:
+            return "there is System V shared memory, a queue or a semaphore in its pod"
+    return ""
+
+
+def _any_without_new_privileges(context: Context, record: ContainerRecord) -> bool:
+    for pid in Cgroup(context.cgroups, record.cgroup_path).processes():
+        try:
+            with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+                if any(line.startswith("NoNewPrivs:\t1") for line in file):
+                    return True
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return False
 
 
 def _facts(record: ContainerRecord) -> dict[str, Any]:
@@ -159,29 +213,48 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 # ---- what it has changed in its image
 
 
-def _add_changes(tar: tarfile.TarFile, directory: str) -> None:
-    """Add rootfs-diff.tar and deleted.files from the writable layer, which the container goes on to write to."""
+def _add_changes(tar: tarfile.TarFile, directory: str) -> str:
+    """Add the members that say what is in the writable layer, which the container goes on to write to; see `dump`."""
     with tempfile.TemporaryFile() as kept:
-        with tarfile.open(fileobj=kept, mode="w", format=tarfile.PAX_FORMAT) as inner:
-            changes = _Changes(inner)
-            top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                changes.add_all(top, "", 0)
-            finally:
-                os.close(top)
+        changes = write_changes(cast("BinaryIO", kept), directory)
         info = tarfile.TarInfo("rootfs-diff.tar")
         info.size, info.mode = kept.tell(), 0o600
         kept.seek(0)
         tar.addfile(info, kept)
-    _add(tar, "deleted.files", msgspec.json.encode(changes.deleted))
+    # names need not be text
+    _add(tar, "deleted.files", json.dumps(changes.deleted).encode())
+    _add(tar, "opaque.dirs", json.dumps(changes.opaque).encode())
+    return "directories of its image have been renamed" if changes.redirected else ""
 
 
-class _Changes:
+def write_changes(file: BinaryIO, directory: str) -> Changes:
+    """Write what is below a directory as an archive; what is not in there. Raises OSError, FailedPrecondition."""
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as inner:
+        changes = Changes(inner)
+        top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            changes.add_top(os.fstat(top))
+            changes.add_all(top, "", 0)
+        finally:
+            os.close(top)
+    return changes
+
+
+class Changes:
     """A writable layer on its way into an archive; goes by descriptors, and what goes away meanwhile is left out."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
         self.deleted: list[str] = []
+        self.opaque: list[str] = []
+        self.redirected = False
+
+    def add_top(self, found: os.stat_result) -> None:
+        """Add the directory that all is in."""
+        info = tarfile.TarInfo(".")
+        info.type, info.mode, info.mtime = tarfile.DIRTYPE, stat.S_IMODE(found.st_mode), found.st_mtime
+        info.uid, info.gid = found.st_uid, found.st_gid
+        self._tar.addfile(info)
 
     def add_all(self, directory_fd: int, path: str, depth: int) -> None:
         """Add what is in a directory, whose path ends in a slash unless it is the top."""
@@ -208,12 +281,13 @@ class _Changes:
         info = tarfile.TarInfo(path)
         info.mode, info.mtime = stat.S_IMODE(mode), found.st_mtime
         info.uid, info.gid = found.st_uid, found.st_gid
-        if stat.S_ISREG(mode):
-            self._add_file(directory_fd, name, info)
-            return
         if stat.S_ISCHR(mode) and found.st_rdev == 0:
             # overlay's mark for what is gone. Source: Documentation/filesystems/overlayfs.rst
             self.deleted.append(path)
+            return
+        self._add_attributes(f"/proc/self/fd/{directory_fd}/{name}", info)
+        if stat.S_ISREG(mode):
+            self._add_file(directory_fd, name, info)
             return
         if stat.S_ISDIR(mode):
             info.type = tarfile.DIRTYPE
@@ -227,6 +301,24 @@ class _Changes:
         else:
             return  # a socket: without its process it is nothing
         self._tar.addfile(info)
+
+    def _add_attributes(self, place: str, info: tarfile.TarInfo) -> None:
+        """Extended attributes as tar keeps them; overlay's own say what the archive says otherwise."""
+        headers: dict[str, str] = {}
+        for attribute in os.listxattr(place, follow_symlinks=False):
+            try:
+                value = os.getxattr(place, attribute, follow_symlinks=False)
+            except OSError as failure:
+                if failure.errno == errno.ENODATA:  # gone by now
+                    continue
+                raise
+            if attribute == "trusted.overlay.opaque" and value == b"y":
+                self.opaque.append(info.name)
+            elif attribute in _REDIRECTS:
+                self.redirected = True
+            elif not attribute.startswith("trusted.overlay."):
+                headers[f"SCHILY.xattr.{attribute}"] = value.decode("utf-8", "surrogateescape")
+        info.pax_headers = headers
 
     def _add_file(self, directory_fd: int, name: str, info: tarfile.TarInfo) -> None:
         # it may be another thing by now: never waited for, never followed

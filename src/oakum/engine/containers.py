@@ -8,7 +8,7 @@ the other way round. What a shim knows is asked of it only where something chang
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -67,8 +67,17 @@ class Containers(Catalog):
 
     # making
 
-    def create(self, sandbox_id: str, config: ContainerConfig) -> str:
-        """Prepare a container; its id. A retry of a call whose first try still runs joins it."""
+    def create(
+        self,
+        sandbox_id: str,
+        config: ContainerConfig,
+        *,
+        filled: Callable[[ContainerRecord], None] | None = None,
+    ) -> str:
+        """Prepare a container; its id. A retry of a call whose first try still runs joins it.
+
+        `filled` puts into its directories what it is to find there.
+        """
         sandbox = self._sandboxes.need_ready(sandbox_id)
         config = creation.check(sandbox, config)
         image = self._images.need(config.image)
@@ -99,6 +108,8 @@ class Containers(Catalog):
                     raise
                 try:
                     creation.build(self._context, sandbox, record, image, views)
+                    if filled is not None:
+                        filled(record)
                     self._context.store.update_container(msgspec.structs.replace(record, phase="created"))
                 except BaseException:  # whatever ends this call, nothing may stay behind; it goes on upwards
                     creation.discard(self._context, record)
@@ -184,6 +195,18 @@ class Containers(Catalog):
             return created._replace(started_at_ns=client.start(request.container_id))
 
         self._start(container_id, steps)
+
+    def start_restored(self, container_ids: Sequence[str], images: str) -> None:
+        """Have created containers go on from what is in `images` of their bundles; all are there before one goes on."""
+        first, rest = container_ids[0], container_ids[1:]
+
+        def steps(client: ShimClient, request: ContainerRequest) -> Created:
+            created = self._create_in_scope(client, request._replace(images=f"{request.bundle}/{images}"))
+            if rest:
+                self.start_restored(rest, images)
+            return created._replace(started_at_ns=client.start(first))
+
+        self._start(first, steps)
 
     def _create_in_scope(self, client: ShimClient, request: ContainerRequest) -> Created:
         """Have it created, and its group known to systemd before its first instruction."""

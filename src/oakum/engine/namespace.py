@@ -27,6 +27,7 @@ from oakum.backend.status import (
     SandboxStats,
     SandboxStatus,
 )
+from oakum.engine.checkpointer import Checkpointer
 from oakum.engine.containers import Containers
 from oakum.engine.context import Context
 from oakum.engine.images import Images
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Namespace:
+class Namespace(Checkpointer):
     """Sandboxes, containers and image names of one namespace; content is shared with the others.
 
     Fulfils `RuntimeBackend` and `ImageBackend`, and has what the command line needs beyond them. Where a
@@ -311,33 +312,6 @@ class Namespace:
     def update_container_resources(self, container_id: str, resources: Resources) -> None:
         """Change limits of a created or running container; 0 and empty fields stay as they are."""
         self._containers.update_resources(container_id, resources)
-
-    def checkpoint_container(self, container_id: str, location: str, *, timeout_s: int) -> None:
-        """Write an archive of a running container, which goes on; see `engine.checkpoints`. Raises Unimplemented."""
-        from oakum.engine import checkpoints  # hardly anybody asks for one
-
-        checkpoints.write(self._context, self._containers, container_id, location, timeout_s=timeout_s)
-
-    def checkpoint_sandbox(
-        self, sandbox_id: str, directory: str, *, container_ids: Sequence[str] = ()
-    ) -> None:
-        """Write a pod's running containers into a new directory; see `engine.pod_checkpoints`. Raises Unimplemented."""
-        from oakum.engine import pod_checkpoints  # as above
-
-        pod_checkpoints.write(
-            self._context,
-            self._sandboxes,
-            self._containers,
-            sandbox_id,
-            directory,
-            container_ids=container_ids,
-        )
-
-    def thaw_sandbox(self, sandbox_id: str) -> str:
-        """See `engine.pod_checkpoints.recover`."""
-        from oakum.engine import pod_checkpoints  # as above
-
-        return pod_checkpoints.recover(self._context, self._containers, sandbox_id)
 
     def reopen_container_log(self, container_id: str) -> None:
         """Close the log and open its path anew, for rotation. Raises FailedPrecondition unless it runs."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a pod's running containers at one moment, in a directory of ours. The pod runs on.
 
-    pod.json     which pod it is, its configuration, and which archive is which container's
+    pod.json     which pod it is, its configuration, and which archive is which container's; pod.seal: see `engine.sealed`
     NAME.ID.tar  a container's archive, see `engine.checkpoints`
+    .shm.tar     what is in its /dev/shm
 
 Owns the moment: the containers are frozen together, and who was killed meanwhile left word of whom to thaw. The form of
 the directory is the runtime's own affair. Spec: CRI v1 CheckpointPod.
@@ -13,13 +14,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from oakum.backend.config import Struct
 from oakum.backend.status import ContainerFilter, ContainerStatus, SandboxStatus
-from oakum.engine import checkpoints
+from oakum.engine import checkpoints, host, sealed
 from oakum.engine.storage import remove_directory, storing
 from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
 from oakum.linux.durable import sync_directory, write_file
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
     from oakum.engine.containers import Containers
     from oakum.engine.context import Context
     from oakum.engine.sandboxes import Sandboxes
+    from oakum.engine.store.records import ContainerRecord
 
 FILE: Final = "frozen.json"
 _OPERATION: Final = "checkpoint pod"
+# No container's name begins with a dot.
+_SHARED_MEMORY: Final = ".shm.tar"
 
 
 class _Frozen(Struct, frozen=True):
@@ -78,13 +82,19 @@ def write(
                 for container_id in to_thaw:
                     containers.pause(container_id)
                     frozen.callback(containers.resume, container_id)
-                files = {
-                    status.id: f"{status.config.metadata.name}.{status.id[:12]}.tar" for status in chosen
-                }
-                for status in chosen:
-                    checkpoints.dump(context, containers.need(status.id), f"{temporary}/{files[status.id]}")
+                found = tuple(_dumped(context, containers.need(status.id), temporary) for status in chosen)
+                facts = sealed.PodFacts(
+                    version=sealed.VERSION,
+                    id=sandbox.id,
+                    runtime="oakum",
+                    machine=host.machine(),
+                    snapshots=context.snapshotter.kind,
+                    config=sandbox.config,
+                    containers=found,
+                    shared_memory=_shared_memory(context, sandbox, temporary),
+                )
+            sealed.write(context.layout, temporary, facts)
             with storing("write pod checkpoint", directory):
-                write_file(f"{temporary}/pod.json", msgspec.json.encode(_facts(sandbox, chosen, files)))
                 os.rename(temporary, directory)
                 sync_directory(parent)
         finally:
@@ -128,18 +138,32 @@ def _check_place(directory: str, parent: str) -> None:
         )
 
 
-def _facts(
-    sandbox: SandboxStatus, chosen: Sequence[ContainerStatus], files: dict[str, str]
-) -> dict[str, Any]:
-    return {
-        "id": sandbox.id,
-        "config": sandbox.config,
-        "runtime": "oakum",
-        "containers": [
-            {"id": status.id, "name": status.config.metadata.name, "archive": files[status.id]}
-            for status in chosen
-        ],
-    }
+def _dumped(context: Context, record: ContainerRecord, directory: str) -> sealed.ContainerFacts:
+    name = record.config.metadata.name
+    file = f"{name}.{record.id[:12]}.tar"
+    obstacle = checkpoints.dump(context, record, f"{directory}/{file}")
+    return sealed.ContainerFacts(
+        id=record.id,
+        name=name,
+        archive=sealed.describe(directory, file),
+        # limits may have been changed since
+        config=msgspec.structs.replace(record.config, resources=record.resources),
+        image_id=record.image_id,
+        obstacle=obstacle,
+    )
+
+
+def _shared_memory(context: Context, sandbox: SandboxStatus, directory: str) -> sealed.FileFacts | None:
+    """Write what is in the pod's /dev/shm, if it has one and there is anything. Raises SystemFailure."""
+    shm = f"{context.layout.pod(sandbox.id)}/shm"
+    with storing("write shared memory", directory):
+        if sandbox.config.namespaces.ipc != "pod" or not os.listdir(shm):
+            return None
+        with open(f"{directory}/{_SHARED_MEMORY}", "xb") as file:
+            checkpoints.write_changes(file, shm)
+            file.flush()
+            os.fsync(file.fileno())
+    return sealed.describe(directory, _SHARED_MEMORY)
 
 
 def noted(context: Context, sandbox_id: str) -> bool:

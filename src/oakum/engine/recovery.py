@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from oakum.engine import creation, garbage, networks, pod_checkpoints, pods
+from oakum.engine import creation, garbage, half_restored, networks, pod_checkpoints, pods
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
 from oakum.engine.named_volumes import NamedVolumes
@@ -121,6 +121,7 @@ def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str
     done += _abandoned(context, worker)
     done += _orphaned_pods(context)
     done += _orphaned_directories(context)
+    done += _half_restored(context, worker)
     done += _frozen(context, worker)
     done += _orphaned_snapshots(context)
     done += _orphaned_addresses(context)
@@ -252,6 +253,27 @@ def _orphaned_snapshots(context: Context) -> list[str]:
     for name in gone:
         context.snapshotter.remove_container(name)
     return [f"snapshot {name[:12]}: of no container, removed" for name in gone]
+
+
+def _half_restored(context: Context, worker: Callable[[str], Worker]) -> list[str]:
+    """Sandboxes whose restorer was killed: what is there of them is removed."""
+    done: list[str] = []
+
+    def remove(lock: ObjectLock, sandbox_id: str) -> str:
+        record = context.store.sandbox(sandbox_id)
+        said = (
+            half_restored.recover(context, record, worker(record.namespace).finish_sandbox_removal)
+            if record
+            else ""
+        )
+        if said:
+            lock.release(gone=True)
+        return said
+
+    for name in _listed(context.layout.sandboxes):
+        if half_restored.noted(context, name):
+            _with_lock(context, name, lambda lock, key=name: remove(lock, key), done)
+    return done
 
 
 class _Everybody(frozenset[str]):

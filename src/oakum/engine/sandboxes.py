@@ -56,8 +56,14 @@ class Sandboxes:
 
     # making
 
-    def run(self, config: SandboxConfig, *, runtime_handler: str = "") -> str:
-        """Create and start a sandbox; its id."""
+    def run(
+        self,
+        config: SandboxConfig,
+        *,
+        runtime_handler: str = "",
+        begun: Callable[[str], None] | None = None,
+    ) -> str:
+        """Create and start a sandbox; its id. `begun` is told it before others can know it, unless a try is joined."""
         _check(config)
         handler = runtime_handler, self._runtime_path(config, runtime_handler)
         key = name_key(config)
@@ -78,7 +84,7 @@ class Sandboxes:
             except BaseException:  # there is no such sandbox, and nobody else will let its lock go
                 lock.release(gone=True)
                 raise
-            self._make(record, lock)
+            self._make(record, lock, begun)
             return sandbox_id
 
     def _runtime_path(self, config: SandboxConfig, handler: str) -> str:
@@ -147,9 +153,11 @@ class Sandboxes:
             self._context.store.put_sandbox(record)
         return record
 
-    def _make(self, record: SandboxRecord, lock: ObjectLock) -> None:
+    def _make(self, record: SandboxRecord, lock: ObjectLock, begun: Callable[[str], None] | None) -> None:
         gone = False
         try:
+            if begun is not None:
+                begun(record.id)
             self._build(record)
         except BaseException:  # whatever ends this call, nothing may stay behind; it goes on upwards
             self.undo(record)

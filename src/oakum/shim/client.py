@@ -41,6 +41,8 @@ __all__ = [
 SOCKET_NAME: Final = "shim.sock"
 _CONNECT_TIMEOUT_S: Final = 5.0
 _CALL_TIMEOUT_S: Final = 60.0
+# All memory of a container comes from a disk.
+_RESTORE_TIMEOUT_S: Final = 900.0
 # A wait without a limit of its own is asked for in rounds, so that a dead peer is noticed.
 _WAIT_ROUND_S: Final = 3600.0
 
@@ -158,7 +160,9 @@ class ShimClient:
         Raises:
             OakumError: what went wrong in the container's set-up; nothing of it is left.
         """
-        return Created.from_dict(self.call({"op": "create", "container": request.to_dict()}).value)
+        timeout_s = _RESTORE_TIMEOUT_S if request.images else _CALL_TIMEOUT_S
+        asked = {"op": "create", "container": request.to_dict()}
+        return Created.from_dict(self.call(asked, timeout_s=timeout_s).value)
 
     def start(self, container_id: str) -> int:
         """Let a created container run; when it started, in nanoseconds since the epoch.

@@ -98,7 +98,7 @@ def make_container(
         timeout_s=_TIMEOUT_S,
         stdio=stdio,
     )
-    pid, pidfd = _adopt(pid_file, request.runtime)
+    pid, pidfd = adopt(pid_file, request.runtime)
     cleanup.note_process(pod.directory, request.container_id, pid, cgroup_path)
     return _result(pid, pidfd, cgroup_path, _told(identity, warnings), console)
 
@@ -289,7 +289,7 @@ def make_exec(request: ExecRequest, place: Place, said: dict[str, Any], stdio: S
             timeout_s=_TIMEOUT_S,
             stdio=stdio,
         )
-        pid, pidfd = _adopt(files[1], container.runtime)
+        pid, pidfd = adopt(files[1], container.runtime)
     finally:
         for path in files:
             if os.path.exists(path):
@@ -363,7 +363,7 @@ class _Console:
         return fds[0]
 
 
-def _adopt(pid_file: str, runtime: str) -> tuple[int, Fd]:
+def adopt(pid_file: str, runtime: str) -> tuple[int, Fd]:
     """The process that the runtime made, by now our child: its id is its own as long as we do not reap it."""
     try:
         with open(pid_file, encoding="ascii") as file:

@@ -49,12 +49,17 @@ def make_container(request: ContainerRequest, pod: Pod, stdio: Stdio | None, tar
     if request.runtime:
         joined = _namespaces_to_join(spec, pod, target_pid)
         return foreign.make_container(request, pod, stdio, spec, joined)
+    if request.images:
+        from oakum.shim import restored  # hardly any worker needs it
+
+        joined = _namespaces_to_join(spec, pod, target_pid)
+        return restored.make_container(request, pod, stdio, spec, joined)
     return _make(request, pod, stdio, spec, target_pid)
 
 
 def make_at_once(request: ContainerRequest, pod: Pod, stdio: Stdio | None, target_pid: int) -> Result | None:
     """As `make_container`, by the supervisor itself; None: a worker has to do it."""
-    if request.runtime or target_pid:
+    if request.runtime or request.images or target_pid:
         return None
     spec = _read_spec(request.bundle)
     if _needs_worker(spec, pod):

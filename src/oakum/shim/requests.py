@@ -62,6 +62,7 @@ class ContainerRequest(NamedTuple):
     user; pid joins only when `target_pid_of` names a container or the spec gives the pin's path.
     `log_path` "" means no log. `seccomp_bpf` is base64 of the program, "" none. `runtime` is the path of a program with
     runc's command line that makes the container, "" for the built-in one; its system call filter is in config.json.
+    `images` is a directory of CRIU's images that the container goes on from, "" for a new one.
     """
 
     container_id: str
@@ -77,10 +78,14 @@ class ContainerRequest(NamedTuple):
     target_pid_of: str = ""
     seccomp_bpf: str = ""
     runtime: str = ""
+    images: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**self._asdict(), "rootfs": self.rootfs.to_dict() if self.rootfs else None}
+        values = {**self._asdict(), "rootfs": self.rootfs.to_dict() if self.rootfs else None}
+        if not self.images:
+            del values["images"]  # shims of an older version do not know it
+        return values
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ContainerRequest:

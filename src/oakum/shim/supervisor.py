@@ -28,6 +28,7 @@ from oakum.shim.loop import Loop, report
 from oakum.shim.pod import Makers, Pod
 from oakum.shim.relays import Relays
 from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
+from oakum.shim.restored_container import RestoredContainer
 from oakum.shim.waiting import answer_when_over
 
 _INIT_NOTE: Final = "pod-init"
@@ -521,6 +522,8 @@ class Supervisor:
 
 
 def _kind(request: ContainerRequest) -> type[Container]:
+    if request.images:
+        return RestoredContainer
     return ForeignContainer if request.runtime else Container
 
 

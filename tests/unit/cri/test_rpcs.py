@@ -14,7 +14,8 @@ import pytest
 
 from oakum.api.cri._proto import cri_pb2 as pb
 from oakum.api.cri.rpc.exec import cut
-from oakum.backend.config import HugepageLimit
+from oakum.backend.config import ContainerConfig, HugepageLimit, SandboxConfig
+from oakum.backend.status import RestoredSandbox
 from tests.support.cri import CriClient, MemoryBackend, failure
 
 POD = pb.PodSandboxConfig(
@@ -159,7 +160,7 @@ def test_what_this_version_does_not_have_says_why(cri: CriClient, running: tuple
             ),
             "CRIU",
         ),
-        (lambda: cri.runtime.RestorePod(pb.RestorePodRequest(checkpoint_path="/x")), "privileges"),
+        (lambda: cri.runtime.RestorePod(pb.RestorePodRequest(checkpoint_path="/x", config=POD)), "CRIU"),
     ):
         code, message = failure(call)
         assert code is grpc.StatusCode.UNIMPLEMENTED
@@ -171,8 +172,48 @@ def test_what_this_version_does_not_have_says_why(cri: CriClient, running: tuple
     )
     code, message = failure(lambda: cri.runtime.CheckpointPod(stopping))
     assert (code, "options['leaveRunning']" in message) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    for wrong, said in (
+        (pb.RestorePodRequest(config=POD), "checkpoint_path"),
+        (pb.RestorePodRequest(checkpoint_path="relative"), "checkpoint_path"),
+        (pb.RestorePodRequest(checkpoint_path="/x", options={"start": "no"}), "options['start']"),
+        (pb.RestorePodRequest(checkpoint_path="/x", config=pb.PodSandboxConfig()), "config.metadata"),
+        (
+            pb.RestorePodRequest(checkpoint_path="/x", container_configs=[container(), pb.ContainerConfig()]),
+            "container_configs[1]",
+        ),
+    ):
+        code, message = failure(lambda wrong=wrong: cri.runtime.RestorePod(wrong))
+        assert (code, said in message) == (grpc.StatusCode.INVALID_ARGUMENT, True), message
     unknown = cri.channel.unary_unary("/runtime.v1.RuntimeService/Nonsense", None, None)
     assert failure(lambda: unknown(b""))[0] is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_restored_pod_is_what_the_backend_made(
+    backend: MemoryBackend, cri: CriClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def restore(
+        path: str,
+        config: SandboxConfig | None,
+        *,
+        runtime_handler: str,
+        container_configs: list[ContainerConfig],
+    ) -> RestoredSandbox:
+        names = [found.metadata.name for found in container_configs]
+        asked.append((path, config and config.metadata.name, runtime_handler, names))
+        return RestoredSandbox(sandbox_id="5" * 64, containers=(("c", "6" * 64), ("d", "7" * 64)))
+
+    for name in ("checkpoint_container", "checkpoint_sandbox", "restore_sandbox"):
+        monkeypatch.setattr(backend, name, restore, raising=False)
+    request = pb.RestorePodRequest(
+        checkpoint_path="/x", config=POD, runtime_handler="fast", container_configs=[container("d")]
+    )
+    answer = cri.runtime.RestorePod(request)
+    assert answer.pod_sandbox_id == "5" * 64
+    assert {c.name: c.container_id for c in answer.restored_containers} == {"c": "6" * 64, "d": "7" * 64}
+    cri.runtime.RestorePod(pb.RestorePodRequest(checkpoint_path="/y"))
+    assert asked == [("/x", "web", "fast", ["d"]), ("/y", None, "", [])]
 
 
 def test_version_health_and_driver(cri: CriClient) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _LOG_LIMIT_BYTES: Final = 8 << 20
 _CHECK_LOG: Final = "check.log"
+# The time, and of a process that it restores its number.
+_HEAD_LIMIT: Final = 24
 
 
 def problem(program: str, work: str) -> str:
@@ -30,10 +32,12 @@ def problem(program: str, work: str) -> str:
     return "" if code == 0 else said(f"{work}/{_CHECK_LOG}") or f"`{program} check` ended with {code}"
 
 
-def call(program: str, action: str, arguments: list[str], work: str, subject: str) -> None:
+def call(
+    program: str, action: str, arguments: list[str], work: str, subject: str, *, silent: bool = False
+) -> None:
     """Have CRIU `action` ("dump", "pre-dump", "restore"); its log is `work`/`action`.log.
 
-    Its standard streams are ours: it hands them to what it restores.
+    Its standard streams are ours, it hands them to what it restores; with `silent` they are nothing, and nobody sees the log.
 
     Raises:
         Unimplemented: it is not there or does not work on this host.
@@ -41,7 +45,7 @@ def call(program: str, action: str, arguments: list[str], work: str, subject: st
     """
     log = f"{action}.log"
     try:
-        code = _run([program, action, "-W", work, "-o", log, "-v4", *arguments])
+        code = _run([program, action, "-W", work, "-o", log, "-v4", *arguments], silent=silent)
     except OSError as failure:
         why = "is not installed" if isinstance(failure, FileNotFoundError) else str(failure.strerror)
         raise Unimplemented(action, subject, f"{program} {why}", hint="install criu") from failure
@@ -50,7 +54,10 @@ def call(program: str, action: str, arguments: list[str], work: str, subject: st
         if why := problem(program, work):
             raise Unimplemented(action, subject, f"CRIU does not work on this host: {why}")
         raise FailedPrecondition(
-            action, subject, said(f"{work}/{log}") or f"criu ended with {code}", hint=f"see {work}/{log}"
+            action,
+            subject,
+            said(f"{work}/{log}") or f"criu ended with {code}",
+            hint="" if silent else f"see {work}/{log}",
         )
 
 
@@ -94,7 +101,7 @@ def said(log: str) -> str:
     for line in lines:
         head, found, text = line.partition("Error (")
         # what it tries out at the beginning and can do without is an error in its log, too
-        if found and "tun: Unable to create tun" not in text and len(head) < 20:
+        if found and "tun: Unable to create tun" not in text and len(head) < _HEAD_LIMIT:
             return text.partition("): ")[2].strip()[:300]
     return ""
 
@@ -103,7 +110,7 @@ def _run(argv: list[str], *, silent: bool = False) -> int:
     """The exit code of a program whose log is a file; what it says besides goes nowhere if `silent`. Raises OSError."""
     environment = {"PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin", "LC_ALL": "C"}
     path = _found(argv[0], environment["PATH"])
-    nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
+    nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)]
     pid = os.posix_spawn(
         path,
         argv,

@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of containers and pods where CRIU can make them; RestorePod is refused with the reason."""
+"""Checkpoints of containers and pods, and pods made of them, where CRIU can; else the host's reason."""
 
 # ruff: noqa: N802 - the methods are named as the RPCs are
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from oakum.api.cri._proto import cri_pb2 as pb
 from oakum.api.cri.convert.checks import LONGEST_S, absolute_path, present, within
+from oakum.api.cri.convert.containers import read_container_config
+from oakum.api.cri.convert.sandboxes import read_sandbox_config
 from oakum.api.cri.rpc.base import Context, RuntimeRpcs
 from oakum.backend.protocols import Checkpointing
 from oakum.errors import InvalidArgument, Unimplemented
 
-_RESTORE = "CRIU believes whoever wrote the images that it restores: they would choose what runs, and with which privileges"
 # "leaveRunning" as tools for pod checkpoints name it: the only way we have.
 _OPTIONS = {"leaveRunning": "true"}
 
@@ -60,6 +59,27 @@ class CheckpointRpcs(RuntimeRpcs):
             raise Unimplemented(operation, object_id[:12], "this backend has no way to call CRIU")
         return self.runtime
 
-    async def RestorePod(self, request: pb.RestorePodRequest, _context: Context) -> NoReturn:
-        """Refused. Spec: CRI v1 RestorePod."""
-        raise Unimplemented("restore pod", present("checkpoint_path", request.checkpoint_path), _RESTORE)
+    async def RestorePod(self, request: pb.RestorePodRequest, _context: Context) -> pb.RestorePodResponse:
+        """A new pod whose containers go on where CheckpointPod found them; they run. Spec: CRI v1 RestorePod."""
+        path = absolute_path("checkpoint_path", request.checkpoint_path)
+        for name in request.options:
+            raise InvalidArgument("restore pod", f"options[{name[:64]!r}]", "no option is known")
+        config = read_sandbox_config(request.config) if request.HasField("config") else None
+        containers = [
+            read_container_config(message, f"container_configs[{position}]")
+            for position, message in enumerate(request.container_configs)
+        ]
+        runtime = self._able("restore pod", path)
+        restored = await self.calls.patient(
+            runtime.restore_sandbox,
+            path,
+            config,
+            runtime_handler=request.runtime_handler,
+            container_configs=containers,
+        )
+        return pb.RestorePodResponse(
+            pod_sandbox_id=restored.sandbox_id,
+            restored_containers=[
+                pb.RestoredContainer(name=name, container_id=key) for name, key in restored.containers
+            ],
+        )
