@@ -14,6 +14,8 @@ from oakum.cli.lazy import TeachingCommand
 from oakum.cli.output import Column, format_option, write_json, write_table
 from oakum.cli.session import Session, pass_session
 from oakum.errors import FailedPrecondition, NotFound
+from oakum.linux.durable import read_file
+from oakum.linux.pids import stat_fields
 
 _COLUMNS: Final = (
     Column("PID", right=True),
@@ -50,24 +52,22 @@ def top(session: Session, container: str) -> int:
 
 
 def _row(pid: int) -> dict[str, Any] | None:
-    """What /proc says of a process; None when it is gone. Source: proc_pid_stat(5), proc_pid_cmdline(5)."""
+    """What /proc says of a process; None when it is gone. Source: proc_pid_stat(5), proc_pid_cmdline(5), proc_pid_comm(5)."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read().decode(errors="replace")
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().decode(errors="replace").split("\0")[:-1]
+        fields = stat_fields(pid)
+        words = read_file(f"/proc/{pid}/cmdline").decode(errors="replace").split("\0")[:-1]
+        if not words:
+            words = [f"[{read_file(f'/proc/{pid}/comm').decode(errors='replace').rstrip()}]"]
         uid = os.stat(f"/proc/{pid}").st_uid
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name in parentheses may hold anything, so count from its end.
-    name, fields = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :].split()
     cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return {
         "pid": pid,
         "user": _user(uid),
-        "state": fields[0],
+        "state": fields[0].decode(),
         "cpu_s": cpu_s,
-        "command": words or [f"[{name}]"],
+        "command": words,
     }
 
 
