@@ -115,10 +115,7 @@ def note_process(directory: str, name: str, pid: int, cgroup_path: str) -> None:
 
 def forget_process(directory: str, name: str) -> None:
     """The process and its cgroup are gone."""
-    try:
-        os.unlink(os.path.join(directory, PROCESSES_NAME, name))
-    except FileNotFoundError:
-        pass
+    _remove(os.unlink, os.path.join(directory, PROCESSES_NAME, name))
 
 
 def noted(directory: str) -> list[str]:
