@@ -7,12 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import network_fixtures
 from tests.support.cni import CniBox
 from tests.support.lines import killed_at_every_line
 from tests.support.netlab import Lab
@@ -20,18 +20,8 @@ from tests.support.netlab import Lab
 ONE, TWO = "1" * 64, "2" * 64
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[CniBox]:
-    made = CniBox(tmp_path)
-    yield made
-    made.close()
+lab = network_fixtures.lab
+box = network_fixtures.box
 
 
 def bridge(box: CniBox) -> dict[str, Any]:

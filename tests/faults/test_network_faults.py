@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -16,25 +15,15 @@ from oakum.engine.context import network_suffix
 from oakum.network.builtin import BuiltinNetwork
 from tests.conftest import Directories
 from tests.kernel.test_cni_plugins import bridge, leases
+from tests.support import network_fixtures
 from tests.support.cni import CniBox
 from tests.support.cri import CriClient
 from tests.support.netlab import Lab
 from tests.support.patience import eventually
 from tests.support.server import OakumServer
 
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[CniBox]:
-    made = CniBox(tmp_path)
-    yield made
-    made.close()
+lab = network_fixtures.lab
+box = network_fixtures.box
 
 
 READY = pb.PodSandboxStateValue(state=pb.SANDBOX_READY)

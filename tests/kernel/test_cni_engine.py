@@ -13,24 +13,14 @@ import pytest
 
 from oakum.errors import FailedPrecondition, InvalidArgument, OakumError
 from tests.conftest import Directories
+from tests.support import network_fixtures
 from tests.support.cni import CniBox
 from tests.support.engines import Lab, laboratory, together
 from tests.support.netlab import Lab as Machine
 from tests.support.patience import eventually
 
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    made = Machine()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def box(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CniBox]:
-    made = CniBox(tmp_path_factory.mktemp("cni"))
-    yield made
-    made.close()
+machine = network_fixtures.machine
+box = network_fixtures.module_box
 
 
 @pytest.fixture(scope="module")

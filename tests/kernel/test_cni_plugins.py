@@ -6,9 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,24 +14,15 @@ import pytest
 from oakum.backend.config import PortMapping
 from oakum.errors import OakumError
 from oakum.network.attachment import AttachmentOptions
+from tests.support import network_fixtures
 from tests.support.cni import CniBox
 from tests.support.netlab import HOST4, OUTSIDE4, Lab
 
 ONE, TWO = "1" * 64, "2" * 64
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[CniBox]:
-    made = CniBox(tmp_path)
-    yield made
-    made.close()
+lab = network_fixtures.lab
+box = network_fixtures.box
 
 
 def bridge(box: CniBox, subnet: str = "10.88.0.0/24", **more: Any) -> dict[str, Any]:

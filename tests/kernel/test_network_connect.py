@@ -13,15 +13,11 @@ from oakum.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Not
 from oakum.network.attachment import AttachmentOptions
 from oakum.network.builtin import BuiltinNetwork
 from tests.kernel.test_network_pods import ONE, TWO, talk
+from tests.support import network_fixtures
 from tests.support.lines import killed_at_every_line
 from tests.support.netlab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, Place
 
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
+lab = network_fixtures.lab
 
 
 @pytest.fixture

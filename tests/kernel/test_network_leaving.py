@@ -15,6 +15,7 @@ import pytest
 
 from oakum.network.attachment import Attachment, AttachmentOptions
 from oakum.network.builtin import BuiltinNetwork
+from tests.support import network_fixtures
 from tests.support.netlab import Lab
 from tests.support.patience import eventually
 
@@ -24,11 +25,7 @@ SMALL = "10.173.0.0/29"
 FIN_WAIT1 = "04"
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
+lab = network_fixtures.lab
 
 
 @pytest.fixture

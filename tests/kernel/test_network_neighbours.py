@@ -6,14 +6,12 @@ The rules are those that both programs make, cut down to one zone and one servic
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from oakum.backend.config import PortMapping
 from oakum.network.builtin import BuiltinNetwork
 from tests.kernel.test_network_pods import ONE, TWO, talk
+from tests.support import network_fixtures
 from tests.support.netlab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab
 
 PORT = PortMapping(container_port=80, host_port=8080)
@@ -103,18 +101,8 @@ END
 """
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def network(lab: Lab, tmp_path: Path) -> Iterator[BuiltinNetwork]:
-    made = BuiltinNetwork(str(tmp_path / "network.db"), name_suffix="test")
-    yield made
-    made.close()
+lab = network_fixtures.lab
+network = network_fixtures.network
 
 
 def others(lab: Lab) -> str:

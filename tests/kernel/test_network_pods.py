@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,24 +17,15 @@ from oakum.backend.config import PortMapping
 from oakum.errors import FailedPrecondition, NotFound, SystemFailure
 from oakum.network.attachment import Attachment
 from oakum.network.builtin import BuiltinNetwork
+from tests.support import network_fixtures
 from tests.support.lines import killed_at_every_line
 from tests.support.netlab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, Place
 
 ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def network(lab: Lab, tmp_path: Path) -> Iterator[BuiltinNetwork]:
-    made = BuiltinNetwork(str(tmp_path / "network.db"), name_suffix="test")
-    yield made
-    made.close()
+lab = network_fixtures.lab
+network = network_fixtures.network
 
 
 def talk(client: Place, address: str, port: int, server: socket.socket) -> str:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,21 +13,11 @@ from oakum.backend.config import PortMapping
 from oakum.errors import AlreadyExists, InvalidArgument, OakumError, Unimplemented
 from oakum.network.builtin import BuiltinNetwork
 from tests.kernel.test_network_pods import ONE, TWO, talk
+from tests.support import network_fixtures
 from tests.support.netlab import HOST4, HOST6, OUTSIDE4, Lab, Place
 
-
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def network(lab: Lab, tmp_path: Path) -> Iterator[BuiltinNetwork]:
-    made = BuiltinNetwork(str(tmp_path / "network.db"), name_suffix="test")
-    yield made
-    made.close()
+lab = network_fixtures.lab
+network = network_fixtures.network
 
 
 def published(lab: Lab, network: BuiltinNetwork, name: str) -> list[object]:

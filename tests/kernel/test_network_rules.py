@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +14,7 @@ from oakum.errors import SystemFailure
 from oakum.linux.nftables import Nftables, ruleset_generation
 from oakum.network.builtin import BuiltinNetwork
 from tests.kernel.test_network_pods import ONE, TWO, talk
+from tests.support import network_fixtures
 from tests.support.netlab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab
 
 # As Docker sets iptables up: https://docs.docker.com/engine/network/packet-filtering-firewalls/ names the chains.
@@ -30,18 +29,8 @@ done
 """
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def network(lab: Lab, tmp_path: Path) -> Iterator[BuiltinNetwork]:
-    made = BuiltinNetwork(str(tmp_path / "network.db"), name_suffix="test")
-    yield made
-    made.close()
+lab = network_fixtures.lab
+network = network_fixtures.network
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import select
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,23 +20,14 @@ from oakum.errors import (
 )
 from oakum.network.attachment import Attachment, AttachmentOptions
 from oakum.network.builtin import BuiltinNetwork
+from tests.support import network_fixtures
 from tests.support.netlab import HOST4, OUTSIDE4, Lab, Place
 
 ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def network(lab: Lab, tmp_path: Path) -> Iterator[BuiltinNetwork]:
-    made = BuiltinNetwork(str(tmp_path / "network.db"), name_suffix="test")
-    yield made
-    made.close()
+lab = network_fixtures.lab
+network = network_fixtures.network
 
 
 def attach(

@@ -15,6 +15,7 @@ import pytest
 from oakum.backend.config import PortMapping
 from tests.conftest import Directories
 from tests.kernel.test_cni_plugins import bridge
+from tests.support import network_fixtures
 from tests.support.cni import CniBox
 from tests.support.engines import Lab, laboratory, together
 from tests.support.netlab import Lab as Machine
@@ -23,18 +24,8 @@ from tests.support.patience import eventually
 _PODS = os.environ.get("OAKUM_TESTS_PODS", "")
 
 
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    made = Machine()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def box(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CniBox]:
-    made = CniBox(tmp_path_factory.mktemp("cni"))
-    yield made
-    made.close()
+machine = network_fixtures.machine
+box = network_fixtures.module_box
 
 
 @pytest.fixture(scope="module")

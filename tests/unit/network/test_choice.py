@@ -12,6 +12,7 @@ from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
 from oakum.network.choice import ChosenNetwork
 from oakum.network.protocol import Network
 from oakum.network.settings import NetworkSettings, from_environment
+from tests.support import network_fixtures
 from tests.support.cni import CniBox
 
 ONE = "1" * 64
@@ -20,11 +21,7 @@ NETNS = "/proc/self/ns/net"
 Open = Callable[[str], ChosenNetwork]
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[CniBox]:
-    made = CniBox(tmp_path)
-    yield made
-    made.close()
+box = network_fixtures.box
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from oakum.errors import (
     Unavailable,
 )
 from oakum.network import retry
+from tests.support import network_fixtures
 from tests.support.cni import CniBox
 from tests.support.patience import eventually, patient
 
@@ -27,11 +28,7 @@ ONE, TWO = "1" * 64, "2" * 64
 NETNS = "/proc/self/ns/net"
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[CniBox]:
-    made = CniBox(tmp_path)
-    yield made
-    made.close()
+box = network_fixtures.box
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from oakum.backend.config import PortMapping
 from oakum.errors import DataLoss, InvalidArgument, NotFound
 from oakum.network.attachment import AttachmentOptions
 from oakum.network.settings import has_configuration
+from tests.support import network_fixtures
 from tests.support.cni import REAL_PLUGINS, CniBox
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -23,11 +23,7 @@ NETNS = "/proc/self/ns/net"
 POD = AttachmentOptions(pod_name="web-0", pod_namespace="shop", pod_uid="u-1")
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[CniBox]:
-    made = CniBox(tmp_path)
-    yield made
-    made.close()
+box = network_fixtures.box
 
 
 def test_every_plugin_gets_its_parameters_and_the_result_of_the_one_before(box: CniBox) -> None:
