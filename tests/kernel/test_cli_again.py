@@ -100,3 +100,34 @@ def test_an_empty_volume_begins_with_what_the_image_has(box: Box) -> None:
 def test_a_volume_without_a_name_goes_with_its_container(box: Box) -> None:
     box("run", "--rm", "-v", "/scratch", box.image, "sh", "-c", "grep -q ' /scratch ' /proc/mounts")
     assert box("volume", "ls", "-q") == ""
+
+
+def test_what_fingers_know_from_docker(box: Box) -> None:
+    box(
+        "run",
+        "-d",
+        "--name",
+        "web",
+        "--net",
+        "none",
+        "--label",
+        "app=a",
+        box.image,
+        "sh",
+        "-c",
+        "seq 5; sleep 1000",
+    )
+    box("create", "--name", "job", "--label", "app=b", box.image, "true")
+    eventually(lambda: box("logs", "-n", "1", "web") == "5\n", "5")
+    assert box("logs", "--until", "1h", "web") == ""
+    assert box("logs", "--until", "2099-01-01", "web") == "1\n2\n3\n4\n5\n"
+    (web,) = box("ps", "-q").split()
+    (job,) = box("ps", "-q", "-n", "1").split()
+    assert box("ps", "-aqf", "name=we", "-f", "label=app").split() == [web]
+    assert box("ps", "-qf", "status=created", "-f", "status=exited").split() == [job]
+    assert box("ps", "-aqf", f"ancestor={box.image}").split() == [job, web]
+    assert b"unknown filter" in box.full("ps", "-f", "colour=red").stderr
+    assert "cli/busybox" in box("images")
+    box("tag", box.image, "again:1")
+    box("rmi", "again:1")
+    assert box("rm", "-fv", "web", "job").split() == ["web", "job"]

@@ -67,11 +67,20 @@ COMMANDS: Final[dict[str, Entry]] = {
     "completion": Entry("oakum.cli.host:completion", _HOST, "Write the shell's completion script."),
     "version": Entry("oakum.cli.host:version", _HOST, "Write the version."),
 }
+# as docker has them
+ALSO: Final[dict[str, str]] = {
+    "images": "oakum.cli.images:ls",
+    "pull": "oakum.cli.images:pull",
+    "push": "oakum.cli.images:push",
+    "rmi": "oakum.cli.images:rm",
+    "tag": "oakum.cli.images:tag",
+}
 
 
 @click.group(
     cls=LazyGroup,
     table=COMMANDS,
+    also=ALSO,
     context_settings=CONTEXT_SETTINGS,
     epilog="`oakum COMMAND --help` says more, with examples. State lies on disk: no server needs to run.",
 )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -23,6 +23,7 @@ from oakum.cli.output import (
     write_table,
 )
 from oakum.cli.session import Session, pass_session
+from oakum.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from oakum.backend.status import ContainerStatus, SandboxStatus
@@ -117,6 +118,43 @@ def _matches(status: ContainerStatus, *, states: tuple[str, ...], labels: dict[s
     )
 
 
+_FILTERS: Final[dict[str, Callable[[ContainerStatus, str], bool]]] = {
+    "name": lambda status, value: value.lstrip("/") in status.config.metadata.name,
+    "id": lambda status, value: status.id.startswith(value),
+    "label": lambda status, value: _has_label(status.config.labels, value),
+    "status": lambda status, value: status.state == value,
+    "ancestor": lambda status, value: (
+        value in (status.config.image, status.config.user_specified_image, status.image_id)
+    ),
+}
+
+
+def _has_label(labels: Mapping[str, str], given: str) -> bool:
+    key, equals, value = given.partition("=")
+    return key in labels and (not equals or labels[key] == value)
+
+
+def _parse_filters(texts: tuple[str, ...]) -> dict[str, list[str]]:
+    """The wanted values of each key. Raises InvalidArgument."""
+    found: dict[str, list[str]] = {}
+    for given in texts:
+        key, equals, value = given.partition("=")
+        if not equals or key not in _FILTERS:
+            raise InvalidArgument(
+                "parse --filter", repr(given), "unknown filter", hint="try name=web or status=exited"
+            )
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def _passes(status: ContainerStatus, wanted: dict[str, list[str]]) -> bool:
+    # as docker has it: one of the values of a key, of labels all
+    return all(
+        (all if key == "label" else any)(_FILTERS[key](status, value) for value in values)
+        for key, values in wanted.items()
+    )
+
+
 @click.command(
     cls=TeachingCommand,
     examples=(
@@ -128,6 +166,9 @@ def _matches(status: ContainerStatus, *, states: tuple[str, ...], labels: dict[s
 )
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that do not run.")
 @click.option("--latest", is_flag=True, help="Only the newest, in any state.")
+@click.option(
+    "-n", "--last", type=click.IntRange(min=1), metavar="N", help="Only the newest N, in any state."
+)
 @click.option("-l", "--label", multiple=True, metavar="NAME[=VALUE]", help="Only those with this label.")
 @click.option("--name", "name", default="", metavar="TEXT", help="Only those whose name contains TEXT.")
 @click.option(
@@ -136,6 +177,14 @@ def _matches(status: ContainerStatus, *, states: tuple[str, ...], labels: dict[s
     multiple=True,
     type=click.Choice(["created", "running", "paused", "exited", "unknown"]),
     help="Only those in this state.",
+)
+@click.option(
+    "-f",
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="By name, id, label, status or ancestor.",
 )
 @quiet_option("ids")
 @no_trunc_option
@@ -146,22 +195,26 @@ def ps(
     *,
     everything: bool,
     latest: bool,
+    last: int | None,
     label: tuple[str, ...],
     name: str,
     states: tuple[str, ...],
+    filters: tuple[str, ...],
     quiet: bool,
     no_trunc: bool,
 ) -> int:
     """List containers; without -a those that run."""
     namespace = session.namespace
-    if not states and not everything and not latest:
+    last = 1 if latest else last
+    wanted = _parse_filters(filters)
+    if not states and not everything and not last and "status" not in wanted:
         states = ("running", "paused")
     labels = parse_pairs("--label", label)
     found = [
         status
         for status in namespace.list_containers()
-        if _matches(status, states=states, labels=labels, name=name)
-    ][: 1 if latest else None]
+        if _matches(status, states=states, labels=labels, name=name) and _passes(status, wanted)
+    ][:last]
     if quiet:
         _write_ids((status.id for status in found), full=no_trunc)
         return 0

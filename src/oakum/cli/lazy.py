@@ -25,9 +25,13 @@ class Entry(NamedTuple):
 class LazyGroup(click.Group):
     """A group whose commands come from a table of `Entry`."""
 
-    def __init__(self, *args: Any, table: Mapping[str, Entry], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, table: Mapping[str, Entry], also: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> None:
+        """`also` are targets by names that are answered and not listed: what fingers know from elsewhere."""
         super().__init__(*args, **kwargs)
         self._table = table
+        self._also = also or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The names, in the table's order."""
@@ -36,16 +40,17 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import the command called `cmd_name`."""
         entry = self._table.get(cmd_name)
-        if entry is None:
+        target = entry.target if entry else self._also.get(cmd_name)
+        if target is None:
             return None
-        module, _, attribute = entry.target.partition(":")
+        module, _, attribute = target.partition(":")
         return getattr(importlib.import_module(module), attribute)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; what is misspelt gets a suggestion."""
-        if args and args[0] not in self._table and not args[0].startswith("-"):
+        if args and args[0] not in self._table and args[0] not in self._also and not args[0].startswith("-"):
             import difflib  # misspelt commands only
 
             close = difflib.get_close_matches(args[0], self._table, n=1)

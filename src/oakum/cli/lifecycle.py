@@ -132,7 +132,13 @@ def _start_attached(session: Session, name: str, interactive: bool) -> int:
     ),
 )
 @click.option(
-    "-t", "--time", "seconds", type=click.IntRange(min=0), metavar="SECONDS", help="Kill after so long [10]."
+    "-t",
+    "--time",
+    "--timeout",
+    "seconds",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="Kill after so long [10].",
 )
 @_containers
 @pass_session
@@ -153,7 +159,13 @@ def stop(session: Session, containers: tuple[str, ...], seconds: int | None) -> 
     ),
 )
 @click.option(
-    "-t", "--time", "seconds", type=click.IntRange(min=0), metavar="SECONDS", help="Kill after so long [10]."
+    "-t",
+    "--time",
+    "--timeout",
+    "seconds",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="Kill after so long [10].",
 )
 @_containers
 @pass_session
@@ -199,6 +211,13 @@ def kill(session: Session, containers: tuple[str, ...], name: str) -> int:
 )
 @click.option("-f", "--force", is_flag=True, help="Also what runs; what is not there is no failure.")
 @click.option("--ended", is_flag=True, help="All containers that have ended.")
+@click.option(
+    "-v",
+    "--volumes",
+    is_flag=True,
+    expose_value=False,
+    help="Nothing more: volumes without a name go anyway.",
+)
 @click.argument("containers", nargs=-1, shell_complete=complete_container)
 @pass_session
 def rm(session: Session, containers: tuple[str, ...], force: bool, ended: bool) -> int:

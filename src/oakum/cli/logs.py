@@ -68,8 +68,9 @@ def _tail(text: str | None) -> int | None:
     ),
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on until it ends.")
-@click.option("--tail", "tail_text", metavar="N", help="Begin with the last N lines.")
+@click.option("-n", "--tail", "tail_text", metavar="N", help="Begin with the last N lines.")
 @click.option("--since", metavar="TIME", help="Leave out what is older: 10m, 2h, a time.")
+@click.option("--until", metavar="TIME", help="Leave out what is newer.")
 @click.option("-t", "--timestamps", is_flag=True, help="With the time of each line.")
 @format_option
 @click.argument("container", shell_complete=complete_container)
@@ -81,17 +82,21 @@ def logs(
     follow: bool,
     tail_text: str | None,
     since: str | None,
+    until: str | None,
     timestamps: bool,
 ) -> int:
     """Show what a container wrote; its standard error goes to yours."""
     namespace = session.namespace
     tail = _tail(tail_text)
     since_ns = parse_since(since, now_ns=time.time_ns()) if since else 0
+    until_ns = parse_since(until, now_ns=time.time_ns(), option="--until") if until else None
     container_id = namespace.find_container(container).id
     writer = LogWriter(timestamps=timestamps, as_json=session.as_json)
     # while following each line is shown as it comes
     flush = follow or sys.stdout.isatty()
     for line in namespace.logs(container_id, follow=follow, tail=tail, since_ns=since_ns):
+        if until_ns is not None and line.timestamp_ns > until_ns:
+            break
         writer.write(line)
         if flush:
             sys.stdout.buffer.flush()

@@ -159,6 +159,7 @@ _NETWORK: Final[tuple[Function, ...]] = (
     _many("-p", "--publish", metavar="[IP:]HOST:CTR[/PROTO]", text="Publish a port.", section="Network"),
     _many(
         "--network",
+        "--net",
         metavar="NETWORK",
         text="default, host, none, or of oakum network ls (repeat for more).",
         section="Network",
@@ -169,7 +170,7 @@ _NETWORK: Final[tuple[Function, ...]] = (
     _text("--mac-address", metavar="MAC", text="MAC of the first interface.", section="Network"),
     _many("--dns", metavar="ADDRESS", text="Name server.", section="Network"),
     _many("--dns-search", metavar="DOMAIN", text="Search domain.", section="Network"),
-    _many("--dns-option", metavar="OPTION", text="Resolver option.", section="Network"),
+    _many("--dns-option", "--dns-opt", metavar="OPTION", text="Resolver option.", section="Network"),
     _many("--add-host", metavar="NAME:ADDRESS", text="Add a line to /etc/hosts.", section="Network"),
 )
 

@@ -329,6 +329,9 @@ def test_long_form_mounts() -> None:
     assert mounts.parse_mount("source=/a,target=/b,bind-propagation=rslave", cwd="/w") == Mount(
         host_path="/a", container_path="/b", propagation="host_to_container"
     )
+    # as docker has it, a mount is a volume; a path is no volume's name
+    assert mounts.parse_mount("src=db,dst=/data", cwd="/w").volume == "db"
+    assert mounts.parse_mount("dst=/data", cwd="/w").volume == ""
     image = mounts.parse_mount("type=image,src=busybox,dst=/tools,image-subpath=bin", cwd="/w")
     assert (image.image, image.image_sub_path, image.readonly) == ("busybox", "bin", True)
     assert "size=1m" in mounts.parse_mount("type=tmpfs,dst=/t,tmpfs-size=1m", cwd="/w").options

@@ -203,7 +203,8 @@ def parse_mount(text: str, *, cwd: str) -> Mount:
         InvalidArgument: not such a text.
     """
     fields, words = _mount_fields(text)
-    kind = fields.get("type", "bind")
+    given = fields.get("src", "")
+    kind = fields.get("type", "bind" if given.startswith(("/", ".", "~")) else "volume")
     target = _inside("--mount", text, fields.get("dst", ""))
     if kind == "tmpfs":
         options = [f"{key}={fields[key]}" for key in ("size", "mode") if key in fields]
@@ -223,7 +224,6 @@ def parse_mount(text: str, *, cwd: str) -> Mount:
         )
     if "propagation" in fields:
         words.append(fields["propagation"])
-    given = fields.get("src", "")
     if kind == "bind":
         return _mount("--mount", text, _path("--mount", text, given, cwd), target, words)
     return _mount("--mount", text, Volume(check_name("volume", given) if given else ""), target, words)

@@ -177,7 +177,7 @@ def _parse_instant(text: str) -> int | None:
     return int(moment.astimezone(dt.UTC).timestamp()) * 1_000_000_000 + _nanoseconds(match[4])
 
 
-def parse_since(text: str, *, now_ns: int) -> int:
+def parse_since(text: str, *, now_ns: int, option: str = "--since") -> int:
     """Nanoseconds since the epoch of "10m", "1h30m", "2026-01-02T03:04:05Z" or a Unix time.
 
     Raises:
@@ -192,6 +192,6 @@ def parse_since(text: str, *, now_ns: int) -> int:
     moment = _parse_instant(text)
     if moment is None:
         raise InvalidArgument(
-            "parse --since", repr(text), "not a time", hint="try 10m, 2h or 2026-01-02T03:04:05Z"
+            f"parse {option}", repr(text), "not a time", hint="try 10m, 2h or 2026-01-02T03:04:05Z"
         )
     return moment
