@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import threading
@@ -84,3 +85,18 @@ def test_the_kernels_own_words_reach_the_error(place: Place) -> None:
         inner.execute([rtnetlink.add_default_route(1, ipaddress.ip_address("10.0.0.1"), subject="here")])
     assert str(raised.value).startswith("add default route via 10.0.0.1 in here: ")
     assert raised.value.cause.count(":") == 1, f"the number and the words: {raised.value.cause}"
+
+
+def test_every_request_has_its_verdict_wherever_one_fails(place: Place) -> None:
+    good = rtnetlink.set_up("lo")
+    bad = rtnetlink.set_up("gone")._replace(tolerated=frozenset({errno.ENODEV}))
+    with inside(place.fd, NetlinkSocket) as inner:
+        for requests in ([good], [bad], [bad, good], [good, bad], [good, bad, good], [bad, bad, good, bad]):
+            wanted = [errno.ENODEV if request is bad else 0 for request in requests]
+            assert [verdict.errno for verdict in inner.execute(requests)] == wanted
+        link = rtnetlink.get_link(inner, "lo")
+        assert link is not None, "and nothing of it is left for who asks next"
+        assert inner.index_of("lo") == link.ifindex
+        with pytest.raises(SystemFailure, match="gone"):
+            inner.execute([good, rtnetlink.set_up("gone"), good])
+        assert rtnetlink.get_link(inner, "lo") == link

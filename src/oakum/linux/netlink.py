@@ -8,6 +8,7 @@ usual one takes longer to import than a whole container may take to start. Sourc
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ from oakum.errors import SystemFailure
 from oakum.model.light import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import Final
 
 NLM_F_REQUEST: Final = 0x01
@@ -46,6 +47,10 @@ _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _RECEIVE_BYTES: Final = 1 << 17
 _DUMP_RETRIES: Final = 20
+_SIOCGIFINDEX: Final = 0x8933
+_NAME_BYTES: Final = 15
+# struct ifreq: a name, then a union of which this is the index
+_IFREQ_INDEX: Final = struct.Struct("=16si20x")
 
 
 class Message(NamedTuple):
@@ -157,6 +162,9 @@ def parse_verdict(message: Message) -> Verdict:
     return Verdict(-number, words)
 
 
+_SUCCESS: Final = Verdict(0)
+
+
 def failure(operation: str, subject: str, verdict: Verdict) -> SystemFailure:
     """The error for a verdict that is one."""
     name = errno.errorcode.get(verdict.errno, str(verdict.errno))
@@ -197,9 +205,10 @@ class NetlinkSocket:
         self.close()
 
     def execute(self, requests: Sequence[Request]) -> list[Verdict]:
-        """Send all requests in one call and wait for every verdict.
+        """Send all requests in one call and wait until all are carried out.
 
-        The kernel goes on after a failed one. Returns the verdicts, tolerated errors among them.
+        The kernel goes on after a failed one, and of what succeeds tells only the last one. Returns the verdicts,
+        tolerated errors among them.
 
         Raises:
             SystemFailure: the first request that failed otherwise.
@@ -207,17 +216,33 @@ class NetlinkSocket:
         if not requests:
             return []
         first = self._sequence + 1
-        self._send(requests, NLM_F_ACK)
+        self._send(requests, 0, last=NLM_F_ACK)
         verdicts: dict[int, Verdict] = {}
-        while len(verdicts) < len(requests):
+        while self._sequence not in verdicts:
             for message in self._receive(requests[0]):
                 if message.kind == _NLMSG_ERROR and message.sequence >= first:
                     verdicts[message.sequence] = parse_verdict(message)
-        ordered = [verdicts[first + index] for index in range(len(requests))]
+        ordered = [verdicts.get(first + index, _SUCCESS) for index in range(len(requests))]
         for request, verdict in zip(requests, ordered, strict=True):
             if verdict.errno and verdict.errno not in request.tolerated:
                 raise failure(request.operation, request.subject, verdict)
         return ordered
+
+    def index_of(self, name: str) -> int | None:
+        """The index of an interface in the socket's network namespace; None when there is none of this name.
+
+        Takes no lock of the kernel's, as a request would. Source: netdevice(7), SIOCGIFINDEX. Raises SystemFailure.
+        """
+        wanted = os.fsencode(name)
+        if len(wanted) > _NAME_BYTES or b":" in wanted or b"\0" in wanted:
+            return None  # none has such a name, and the call would cut it and find another
+        try:
+            answer = fcntl.ioctl(self._socket.fileno(), _SIOCGIFINDEX, _IFREQ_INDEX.pack(wanted, 0))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise SystemFailure.from_os_error(error, "look up link", name) from error
+        return _IFREQ_INDEX.unpack(answer)[1]
 
     def ask(self, request: Request) -> Message | None:
         """The one message that answers `request`; None for a tolerated error. Raises SystemFailure."""
@@ -260,11 +285,14 @@ class NetlinkSocket:
                 if message.kind != _NLMSG_NOOP:
                     found.append(message)
 
-    def _send(self, requests: Iterable[Request], flags: int) -> None:
+    def _send(self, requests: Sequence[Request], flags: int, *, last: int = 0) -> None:
+        """Send them with `flags`, and `last` on the last one."""
         parts: list[bytes] = []
         operation = subject = ""
         for request in requests:
             self._sequence += 1
+            if len(parts) == len(requests) - 1:
+                flags |= last
             operation, subject = operation or request.operation, subject or request.subject
             parts.append(
                 encode_message(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from oakum.errors import SystemFailure
+from oakum.linux.durable import read_file
 from oakum.linux.nftables import Nftables, ruleset_generation
 from oakum.network.database import NetworkDatabase, NetworkRow, PublishedPort
 from oakum.network.rules import (
@@ -234,8 +235,7 @@ class Firewall:
 
 def _ruleset(changes_ahead: int = 0) -> str:
     """Which ruleset is in force: of this boot, this network namespace, and after how many changes."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot = file.read().strip()
+    boot = read_file("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
     namespace = os.stat("/proc/thread-self/ns/net").st_ino
     return f"{boot} {namespace} {ruleset_generation() + changes_ahead}"
 

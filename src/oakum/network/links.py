@@ -182,15 +182,16 @@ def connect(route: NetlinkSocket, plan: LinkPlan, *, netns_fd: int, netns_path: 
                 route.execute([rtnetlink.delete_link(plan.host_interface)] if _is_there(route, plan) else [])
                 _make(route, plan, netns_fd, tolerated=frozenset())
             route.execute([rtnetlink.set_hairpin(plan.host_interface)])
-        link = rtnetlink.get_link(inner, plan.interface)
-        if link is None:
+        index = inner.index_of(plan.interface)
+        if index is None:
             raise SystemFailure("look up link", plan.interface, "it vanished while it was set up")
-        _limit(inner, link, plan.egress_bits_per_s, was_there=was_there)
+        if plan.egress_bits_per_s or was_there:
+            _limit(inner, index, plan.egress_bits_per_s, subject=plan.interface)
         if plan.ingress_bits_per_s or was_there:
-            host = rtnetlink.get_link(route, plan.host_interface)
+            host = route.index_of(plan.host_interface)
             if host is not None:
-                _limit(route, host, plan.ingress_bits_per_s, was_there=was_there)
-        return _set_up_inside(inner, link, plan)
+                _limit(route, host, plan.ingress_bits_per_s, subject=plan.host_interface)
+        return _set_up_inside(inner, index, plan)
 
 
 def _make(
@@ -219,12 +220,12 @@ def _make(
     return not made.errno
 
 
-def _limit(route: NetlinkSocket, link: rtnetlink.Link, bits_per_s: int, *, was_there: bool) -> None:
-    """Limit what a link sends: the host's end sends what the sandbox receives, and the other way round."""
+def _limit(route: NetlinkSocket, index: int, bits_per_s: int, *, subject: str) -> None:
+    """Limit what a link sends, or (0) lift that: the host's end sends what the sandbox receives, and vice versa."""
     if bits_per_s:
-        route.execute([traffic.limit_rate(link.ifindex, bits_per_s, subject=link.name)])
-    elif was_there:
-        route.execute([traffic.lift_limit(link.ifindex, subject=link.name)])
+        route.execute([traffic.limit_rate(index, bits_per_s, subject=subject)])
+    else:
+        route.execute([traffic.lift_limit(index, subject=subject)])
 
 
 def _is_there(route: NetlinkSocket, plan: LinkPlan) -> bool:
@@ -248,8 +249,8 @@ def _existing(route: NetlinkSocket, inner: NetlinkSocket, plan: LinkPlan) -> rtn
     return link
 
 
-def _set_up_inside(inner: NetlinkSocket, link: rtnetlink.Link, plan: LinkPlan) -> bool:
-    index, name = link.ifindex, link.name
+def _set_up_inside(inner: NetlinkSocket, index: int, plan: LinkPlan) -> bool:
+    name = plan.interface
     requests = [
         rtnetlink.set_up("lo"),
         rtnetlink.set_up(name),

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from oakum.linux.durable import read_file
+
 _NET: Final = "/proc/sys/net"
 
 
@@ -49,8 +51,7 @@ def _interfaces() -> list[str]:
 
 def _read(name: str) -> str:
     try:
-        with open(f"{_NET}/{name}", encoding="ascii") as file:
-            return file.read().strip()
+        return read_file(f"{_NET}/{name}").decode("ascii").strip()
     except OSError:
         return ""  # not in this kernel, or the interface is gone
 

@@ -97,5 +97,8 @@ def test_a_real_socket_says_what_failed_on_what() -> None:
         lo = route.ask(ask._replace(payload=payload[:16] + netlink.text(3, "lo")))
         assert lo is not None
         assert lo.kind == 16
+        assert route.index_of("lo") == struct.unpack_from("=BxHi", lo.payload)[2]
+        for absent in ("no-such-link", "lo:1", "lo\0", "lo" + "x" * 14, ""):
+            assert route.index_of(absent) is None
     with pytest.raises(SystemFailure, match="open netlink socket 99"):
         NetlinkSocket(99)
