@@ -11,7 +11,8 @@ import pytest
 
 from oakum.backend.config import PortMapping
 from oakum.errors import SystemFailure
-from oakum.linux.nftables import Nftables, ruleset_generation
+from oakum.linux.nfoutline import drops, generation, netfilter_socket, outline
+from oakum.linux.nftables import Nftables
 from oakum.network.builtin import BuiltinNetwork
 from tests.kernel.test_network_pods import ONE, TWO, talk
 from tests.support import network_fixtures
@@ -135,6 +136,26 @@ def test_settings_that_somebody_undid_are_made_again(lab: Lab, network: BuiltinN
     assert lab.shell(f"sysctl -n net.ipv4.conf.{network.bridge}.route_localnet").strip() == "1"
 
 
+def test_an_outline_says_what_the_kernel_has(lab: Lab) -> None:
+    lab.shell("iptables-nft -P FORWARD DROP; ip6tables-nft -P FORWARD ACCEPT")
+    lab.shell(
+        "nft 'table inet a { set s { type ifname; }; map m { type ifname : verdict; };"
+        " chain one { accept; ip saddr { 10.0.0.1, 10.0.0.2 } drop; }; chain none { }; };"
+        " table inet b { set other { type ifname; }; chain one { accept; }; }; table ip a { chain one { accept; }; }'"
+    )
+    with netfilter_socket() as netfilter:
+        found = outline(netfilter, "inet", "a")
+        assert found.rules == {"one": 2, "none": 0}
+        assert {name for name in found.sets if not name.startswith("__")} == {"s", "m"}
+        assert outline(netfilter, "inet", "gone") == ({}, frozenset())
+        assert outline(netfilter, "ip6", "a") == ({}, frozenset())
+        assert drops(netfilter, "ip", "filter", "FORWARD")
+        assert not drops(netfilter, "ip6", "filter", "FORWARD")
+        assert not drops(netfilter, "inet", "a", "one"), "a chain without a hook has no policy"
+        assert not drops(netfilter, "inet", "a", "gone")
+        assert not drops(netfilter, "inet", "gone", "FORWARD")
+
+
 def test_what_nft_refuses_is_an_error_that_says_so(lab: Lab) -> None:
     with Nftables() as nftables:
         with pytest.raises(SystemFailure, match=r"add rule inet none: nft: .*No such file or directory"):
@@ -167,8 +188,9 @@ def test_a_pod_that_comes_or_goes_is_one_transaction_and_no_process(
     for name in ("fork", "posix_spawn", "execve"):
         monkeypatch.setattr(os, name, refuse)
     monkeypatch.setattr(subprocess, "Popen", refuse)
-    before = ruleset_generation()
-    network.setup(ONE, pod.path, port_mappings=ports)
-    assert ruleset_generation() == before + 1
-    network.teardown(ONE)
-    assert ruleset_generation() == before + 2
+    with netfilter_socket() as netfilter:
+        before = generation(netfilter)
+        network.setup(ONE, pod.path, port_mappings=ports)
+        assert generation(netfilter) == before + 1
+        network.teardown(ONE)
+        assert generation(netfilter) == before + 2

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import socket
-import struct
 
 from oakum.errors import SystemFailure, Unimplemented
 from oakum.model.light import TYPE_CHECKING
@@ -22,34 +20,6 @@ _OUTPUT_JSON: Final = 1 << 4
 _OUTPUT_HANDLE: Final = 1 << 3
 # Lists leave the elements of sets and maps out: nobody here reads them, and there may be many.
 _OUTPUT_TERSE: Final = 1 << 11
-
-_NETLINK_NETFILTER: Final = 12
-_GETGEN: Final = 10 << 8 | 16
-_NEWGEN: Final = 10 << 8 | 15
-_GEN_ID: Final = 1
-_NLM_F_REQUEST: Final = 1
-# nlmsghdr and nfgenmsg, netlink(7) and linux/netfilter/nfnetlink.h
-_HEADER: Final = struct.Struct("=IHHIIBBH")
-
-
-def ruleset_generation() -> int:
-    """A number that every change of the ruleset changes, in the network namespace of this thread; 30 microseconds.
-
-    Source: NFT_MSG_GETGEN of linux/netfilter/nf_tables.h. Raises SystemFailure.
-    """
-    try:
-        with socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-        ) as sock:
-            sock.send(_HEADER.pack(_HEADER.size, _GETGEN, _NLM_F_REQUEST, 1, 0, 0, 0, 0))
-            answer = sock.recv(4096)
-    except OSError as error:
-        raise SystemFailure.from_os_error(error, "read nftables generation") from error
-    kind = _HEADER.unpack_from(answer)[1]
-    length, attribute = struct.unpack_from("=HH", answer, _HEADER.size)
-    if kind != _NEWGEN or attribute != _GEN_ID or length != 8:
-        raise SystemFailure("read nftables generation", "", f"the kernel answered with message {kind}")
-    return int.from_bytes(answer[_HEADER.size + 4 : _HEADER.size + 8], "big")
 
 
 class Nftables:

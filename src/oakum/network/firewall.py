@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from oakum.errors import SystemFailure
 from oakum.linux.durable import read_file
-from oakum.linux.nftables import Nftables, ruleset_generation
+from oakum.linux.netlink import NetlinkSocket
+from oakum.linux.nfoutline import drops, generation, netfilter_socket, outline
+from oakum.linux.nftables import Nftables
 from oakum.network.database import NetworkDatabase, NetworkRow, PublishedPort
 from oakum.network.rules import (
     DOCKER_USER,
     FAMILY,
     IPTABLES_FORWARD,
     Gate,
-    drops_by_policy,
     find_passages,
     is_intact,
     mentions,
@@ -56,8 +57,8 @@ State = Callable[[], tuple[Sequence[NetworkRow], Sequence[PublishedPort]]]
 class Firewall:
     """Our table `table` and our passages. Not thread-safe: the caller holds the database's write lock.
 
-    The ruleset as it was when ours was last found intact is noted in the database: listing it to look costs each
-    start of a sandbox 11 ms, and a process of its own the load of the library, too.
+    The ruleset as it was when ours was last found intact is noted in the database, so a sandbox that starts pays for a
+    look only after somebody has changed something, and for the library only where something is to be done.
     """
 
     def __init__(self, table: str, state: State, notes: Callable[[], NetworkDatabase]) -> None:
@@ -66,6 +67,7 @@ class Firewall:
         self._state = state
         self._notes = notes
         self._opened: Nftables | None = None
+        self._netfilter_opened: NetlinkSocket | None = None
 
     @property
     def _nftables(self) -> Nftables:
@@ -73,21 +75,37 @@ class Firewall:
             self._opened = Nftables()
         return self._opened
 
+    @property
+    def _netfilter(self) -> NetlinkSocket:
+        if self._netfilter_opened is None:
+            self._netfilter_opened = netfilter_socket()
+        return self._netfilter_opened
+
+    def _ruleset(self, changes_ahead: int = 0) -> str:
+        """Which ruleset is in force: of this boot, this network namespace, and after how many changes."""
+        boot = read_file("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
+        namespace = os.stat("/proc/thread-self/ns/net").st_ino
+        return f"{boot} {namespace} {generation(self._netfilter) + changes_ahead}"
+
     def close(self) -> None:
         """Close the context; rules stay."""
+        if self._netfilter_opened is not None:
+            self._netfilter_opened.close()
+            self._netfilter_opened = None
         if self._opened is not None:
             self._opened.close()
             self._opened = None
 
     def ensure(self) -> bool:
         """Restore what somebody flushed; whether something had to be done. Raises SystemFailure."""
-        now = _ruleset()
+        now = self._ruleset()
         if now == self._notes().note(_INTACT):
             return False
-        intact = is_intact(self._list(f"table {FAMILY} {self._table}"))
+        intact = is_intact(outline(self._netfilter, FAMILY, self._table))
+        dropping = [gate for gate in IPTABLES_FORWARD if drops(self._netfilter, *gate)]
         if not intact:
             self.replace()
-        changed = self._ensure_passages() or not intact
+        changed = self._ensure_passages(dropping) or not intact
         self._notes().put_note(_INTACT, "" if changed else now)
         return changed
 
@@ -109,10 +127,10 @@ class Firewall:
     def _change_ports(self, verb: str, ports: Sequence[PublishedPort]) -> None:
         if not ports:
             return
-        before, next_one = _ruleset(), _ruleset(1)
+        before, next_one = self._ruleset(), self._ruleset(1)
         try:
             self._nftables.apply(port_commands(verb, self._table, ports), operation=f"{verb} port map")
-            if before == self._notes().note(_INTACT) and next_one == _ruleset():
+            if before == self._notes().note(_INTACT) and next_one == self._ruleset():
                 self._notes().put_note(_INTACT, next_one)  # the change was ours alone
         except SystemFailure:
             # The table was flushed, or a killed process left an element: the database is right.
@@ -153,19 +171,14 @@ class Firewall:
                 return []
             raise
 
-    def _ensure_passages(self) -> bool:
+    def _ensure_passages(self, dropping: Sequence[Gate]) -> bool:
         changed = False
-        tables = {(t["family"], t["name"]) for e in self._list("tables") if (t := e.get("table"))}
-        for forward in IPTABLES_FORWARD:
-            if (forward.family, forward.table) not in tables:
-                continue
-            listed = self._list(f"chain {forward.family} {forward.table} {forward.chain}")
-            if not drops_by_policy(listed):
-                continue
+        for forward in dropping:
             gate = forward._replace(chain=DOCKER_USER)
             in_gate = self._list(f"chain {gate.family} {gate.table} {gate.chain}")
             if not in_gate:
-                gate, in_gate = forward, listed
+                gate = forward
+                in_gate = self._list(f"chain {gate.family} {gate.table} {gate.chain}")
             changed = self._ensure_passage(gate, in_gate) or changed
         return changed
 
@@ -231,13 +244,6 @@ class Firewall:
                     if there == (verb == "-D"):
                         _check(_call(program, verb, *rule), tool)
         return warnings
-
-
-def _ruleset(changes_ahead: int = 0) -> str:
-    """Which ruleset is in force: of this boot, this network namespace, and after how many changes."""
-    boot = read_file("/proc/sys/kernel/random/boot_id").decode("ascii").strip()
-    namespace = os.stat("/proc/thread-self/ns/net").st_ino
-    return f"{boot} {namespace} {ruleset_generation() + changes_ahead}"
 
 
 def _uses_filter(names_path: str) -> bool:

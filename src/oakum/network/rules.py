@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from oakum.linux.nfoutline import Outline
 from oakum.network.database import NetworkRow, PublishedPort
 from oakum.network.ports import Binding
 
@@ -93,6 +94,7 @@ def _count_rules() -> dict[str, int]:
 
 
 _RULES_PER_CHAIN: Final = _count_rules()
+_SET_NAMES: Final = frozenset(name for _, name, _ in _SETS)
 
 
 def render_table(table: str, networks: Sequence[NetworkRow], ports: Iterable[PublishedPort]) -> str:
@@ -143,25 +145,9 @@ def _element(port: PublishedPort) -> tuple[str, tuple[str, ...], tuple[str, ...]
     return name, key, (port.address, str(binding.container_port))
 
 
-def is_intact(listed: Iterable[dict[str, Any]]) -> bool:
-    """Whether a listing of our table shows every chain with all its rules and every set."""
-    rules = dict.fromkeys(_RULES_PER_CHAIN, 0)
-    chains: set[str] = set()
-    sets: set[str] = set()
-    for entry in listed:
-        if "chain" in entry:
-            chains.add(entry["chain"]["name"])
-        elif "rule" in entry:
-            chain = entry["rule"]["chain"]
-            rules[chain] = rules.get(chain, 0) + 1
-        for kind in ("set", "map"):
-            if kind in entry:
-                sets.add(entry[kind]["name"])
-    return (
-        chains == set(_RULES_PER_CHAIN)
-        and rules == _RULES_PER_CHAIN
-        and sets == {name for _, name, _ in _SETS}
-    )
+def is_intact(found: Outline) -> bool:
+    """Whether our table has every chain with all its rules, and every set."""
+    return found.rules == _RULES_PER_CHAIN and found.sets == _SET_NAMES
 
 
 class Gate(NamedTuple):
@@ -239,11 +225,6 @@ def removal_command(passage: Passage) -> dict[str, Any]:
             }
         }
     }
-
-
-def drops_by_policy(listed: Iterable[dict[str, Any]]) -> bool:
-    """Whether a listing of a FORWARD chain says that what nobody accepts is dropped."""
-    return any(entry["chain"].get("policy") == "drop" for entry in listed if "chain" in entry)
 
 
 def other_forwards(listed: Iterable[dict[str, Any]], table: str) -> list[Gate]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
+from oakum.linux.nfoutline import Outline
 from oakum.network import rules
 from oakum.network.database import NetworkRow, PublishedPort
 from oakum.network.ports import Binding
@@ -50,27 +51,35 @@ def test_a_port_is_one_element() -> None:
     assert names == ["any4", "ports4", "any6", "ports6"]
 
 
-def listing(script: str) -> list[dict[str, Any]]:
-    """What nft would list of our own script: enough to see whether it is whole."""
-    found: list[dict[str, Any]] = []
+def outline(script: str) -> Outline:
+    """What the kernel would tell of our own script."""
+    counts: dict[str, int] = {}
+    sets: set[str] = set()
     chain = ""
     for line in script.splitlines():
         words = line.split()
-        if words[:1] in (["set"], ["map"], ["chain"]):
-            found.append({words[0]: {"name": words[1]}})
-            chain = words[1] if words[0] == "chain" else ""
+        if words[:1] in (["set"], ["map"]):
+            sets.add(words[1])
+        elif words[:1] == ["chain"]:
+            chain = words[1]
+            counts[chain] = 0
         elif chain and words and words[0] not in ("type", "comment", "}"):
-            found.append({"rule": {"chain": chain}})
-    return found
+            counts[chain] += 1
+    return Outline(counts, frozenset(sets))
 
 
 def test_any_missing_part_is_noticed() -> None:
-    whole = listing(rules.render_table("oakum0", [NETWORK], PORTS))
+    whole = outline(rules.render_table("oakum0", [NETWORK], PORTS))
     assert rules.is_intact(whole)
-    assert not rules.is_intact([])
-    for index in range(len(whole)):
-        assert not rules.is_intact(whole[:index] + whole[index + 1 :]), whole[index]
-    assert not rules.is_intact([*whole, {"rule": {"chain": "guard"}}])
+    assert not rules.is_intact(Outline({}, frozenset()))
+    for chain, count in whole.rules.items():
+        without = {name: number for name, number in whole.rules.items() if name != chain}
+        assert not rules.is_intact(whole._replace(rules=without)), chain
+        for wrong in (count - 1, count + 1):
+            assert not rules.is_intact(whole._replace(rules={**whole.rules, chain: wrong})), chain
+    for name in whole.sets:
+        assert not rules.is_intact(whole._replace(sets=whole.sets - {name})), name
+    assert not rules.is_intact(whole._replace(rules={**whole.rules, "another": 0}))
 
 
 def test_our_passages_are_told_from_others() -> None:
@@ -93,8 +102,6 @@ def test_chains_that_drop_are_found() -> None:
             "chain": {"family": family, "table": table, "name": name, "hook": "forward", "policy": policy}
         }
 
-    assert rules.drops_by_policy([chain("ip", "filter", "FORWARD", "drop")])
-    assert not rules.drops_by_policy([chain("ip", "filter", "FORWARD", "accept")])
     listed = [
         chain("ip", "filter", "FORWARD", "drop"),
         chain("inet", "own", "fw", "drop"),
