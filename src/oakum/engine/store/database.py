@@ -141,6 +141,12 @@ class Store:
         except sqlite3.IntegrityError:
             raise
         except sqlite3.Error as error:
+            failure = _failure(error, "use database", self._path)
+            if not isinstance(failure, ResourceExhausted) or self._connection.in_transaction:
+                raise failure from error
+        try:
+            return self._connection.execute(statement, values)  # in the space that was just given back
+        except sqlite3.Error as error:
             raise _failure(error, "use database", self._path) from error
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
