@@ -120,7 +120,7 @@ def execute_sealed(program: str, arguments: Sequence[str]) -> NoReturn:
     os.close(source_fd)
     path = [entry for entry in sys.path if entry.startswith("/")]
     # The name it is called by tells the interpreter where its standard library is.
-    argv = [interpreter, "-I", "-S", "-E", "-c", program, str(len(path)), *path, *arguments]
+    argv = [interpreter, "-I", "-S", "-E", "-X", "utf8", "-c", program, str(len(path)), *path, *arguments]
     os.execve(copy.fileno(), argv, _environment())  # noqa: S606 - no shell, on purpose
 
 

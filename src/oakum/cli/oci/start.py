@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ROOT = __file__.rpartition("/oakum/")[0]
 LENGTH_BYTES = 8
 _SMALL_BYTES = 256 << 10  # a program whose interpreter is in libpython
-_COMMON = ("oakum.cli.oci.entry", "oakum.cli.oci.commands", "oakum.cli.oci.systemd")
+_COMMON = ("oakum.cli.oci.light_os", "oakum.cli.oci.entry", "oakum.cli.oci.commands", "oakum.cli.oci.systemd")
 _PROCESSES = (
     *_COMMON,
     "oakum.linux.memory",
