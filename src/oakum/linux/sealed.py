@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import posix
 import sys
 
 from oakum.linux.fd import Fd
@@ -113,9 +114,8 @@ def execute_sealed(program: str, arguments: Sequence[str]) -> NoReturn:
     Its sys.argv[1] says how many directories of modules follow, as this process has them; behind those come `arguments`.
     Raises OSError.
     """
-    base = getattr(sys, "_base_executable", "") or sys.executable
-    interpreter = os.path.realpath(base)
-    source_fd = os.open(interpreter, os.O_RDONLY | os.O_CLOEXEC)
+    interpreter = os.readlink("/proc/self/exe").removesuffix(" (deleted)")
+    source_fd = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
     copy = sealed_memfd("oakum", source_fd)
     os.close(source_fd)
     path = [entry for entry in sys.path if entry.startswith("/")]
@@ -124,10 +124,10 @@ def execute_sealed(program: str, arguments: Sequence[str]) -> NoReturn:
     os.execve(copy.fileno(), argv, _environment())  # noqa: S606 - no shell, on purpose
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> dict[bytes, bytes]:
     library = os.path.join(sys.base_prefix, "lib")
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     # An interpreter that finds its library beside its own file ($ORIGIN) does not when it is a copy.
     if sys.base_prefix in ("/usr", "/usr/local") or not os.path.exists(os.path.join(library, name)):
-        return dict(os.environ)
-    return {**os.environ, "LD_LIBRARY_PATH": library}
+        return posix.environ
+    return {**posix.environ, b"LD_LIBRARY_PATH": os.fsencode(library)}

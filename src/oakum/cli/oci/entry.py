@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     _open_stdio()
     gc.disable()  # it ends soon
     if command_of(arguments) in _ENTERING and not (runs_sealed() or seal_in_place()):
+        _keep()
         execute_sealed(_PROGRAM, arguments)
     run(arguments)
 
@@ -47,12 +48,17 @@ def run(arguments: list[str]) -> NoReturn:
         sys.stderr.flush()
     except (BrokenPipeError, ValueError):
         code = code or 1
+    _keep()
+    os._exit(code)
+
+
+def _keep() -> None:
+    """Let the next command find at once what this one has had to look for."""
     modules: Any = sys.meta_path[0]
     if getattr(modules, "missed", False):
         from oakum.cli.oci.keeping import keep  # once after an installation
 
-        keep(modules)  # the next command shall find at once what this one has had to look for
-    os._exit(code)
+        keep(modules)
 
 
 def command_of(arguments: list[str]) -> str:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 ROOT = __file__.rpartition("/oakum/")[0]
 LENGTH_BYTES = 8
 _SMALL_BYTES = 256 << 10  # a program whose interpreter is in libpython
-_COMMON = ("oakum.cli.oci.light_os", "oakum.cli.oci.entry", "oakum.cli.oci.commands", "oakum.cli.oci.systemd")
+_STARTING = ("oakum.cli.oci.light_os", "oakum.cli.oci.entry")
+_COMMON = (*_STARTING, "oakum.cli.oci.commands", "oakum.cli.oci.systemd")
 _PROCESSES = (
     *_COMMON,
     "oakum.linux.memory",
@@ -34,6 +35,7 @@ _PROCESSES = (
 )
 # What each kind of commands needs in any case; all that those import is kept as one, and more when it was needed.
 ROOTS = {
+    "starting": _STARTING,
     "asking": _COMMON,
     "making": (
         *_PROCESSES,
@@ -145,7 +147,7 @@ def install(arguments: list[str], *, last: bool = False) -> None:
         return
     kind = next((_KIND_OF[word] for word in arguments if word in _KIND_OF), "asking")
     if kind != "asking" and not last and _starts_again():
-        return
+        kind = "starting"
     # Libraries are of one interpreter, of which several may use the same packages.
     interpreter = f"{sys.implementation.cache_tag}{sys.base_prefix.replace('/', '-')}"
     kept = Kept(f"{ROOT}/oakum/__pycache__/oci-{kind}.{interpreter}.bin", kind)
@@ -154,7 +156,7 @@ def install(arguments: list[str], *, last: bool = False) -> None:
 
 
 def _starts_again() -> bool:
-    """Whether `linux.sealed` will most likely start the interpreter anew: then this process needs three modules only."""
+    """Whether `linux.sealed` will most likely start the interpreter anew: then this process needs a few modules only."""
     return posix.geteuid() != 0 or posix.stat("/proc/self/exe").st_size > _SMALL_BYTES
 
 
