@@ -119,9 +119,13 @@ class Empty:
     """Nothing else."""
 def nothing() -> None:
     """Nothing else."""
+class Document(TypedDict, total=False):
+    """A dict."""
+    member: Missing
 '''
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"TypedDict": dict}
     exec(compile(bare(text), "file", "exec", flags=ours_annotations(), dont_inherit=True), names)
+    assert names["Document"] is dict
     fields = names["Fields"]
     assert isinstance(fields, type)
     assert (names["LIMIT"], "unset" in names) == (3, False)

@@ -123,7 +123,10 @@ class _Bare(ast.NodeTransformer):
         return _without_text(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        """What is annotated here are fields."""
+        """What is annotated here are fields; those of a plain dict nobody asks for."""
+        if any(isinstance(base, ast.Name) and base.id == "TypedDict" for base in node.bases):
+            name = ast.copy_location(ast.Name(node.name, ast.Store()), node)
+            return ast.copy_location(ast.Assign([name], node.bases[0]), node)
         node.body = [m if isinstance(m, ast.AnnAssign) else self.visit(m) for m in node.body]
         return _without_text(node)
 

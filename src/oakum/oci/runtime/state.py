@@ -91,8 +91,11 @@ class Directory:
     def make(self) -> None:
         """Take the id. Raises AlreadyExists, SystemFailure."""
         try:
-            os.makedirs(os.path.dirname(self.path), mode=0o711, exist_ok=True)
-            os.mkdir(self.path, 0o700)
+            try:
+                os.mkdir(self.path, 0o700)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(self.path), mode=0o711, exist_ok=True)
+                os.mkdir(self.path, 0o700)
         except FileExistsError as failure:
             raise AlreadyExists(
                 "create container", self.id, "container with given ID already exists"
