@@ -27,6 +27,7 @@ from oakum.engine.states import (
     read_exit,
     shim_lives,
 )
+from oakum.engine.store import headroom
 from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
 from oakum.errors import (
     AlreadyExists,
@@ -144,6 +145,7 @@ class Containers(Catalog):
     def _reserve(self, record: ContainerRecord) -> None:
         """Enter the row, in one transaction with what it stands on: see `engine.garbage` and `Sandboxes`."""
         store = self._context.store
+        headroom.require(self._context.layout.root, "create container", repr(record.config.metadata.name))
         with store.transaction():
             sandbox = store.sandbox(record.sandbox_id)
             if sandbox is None or sandbox.phase != "ready":

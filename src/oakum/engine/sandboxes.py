@@ -26,6 +26,7 @@ from oakum.engine.spec.resources import check, linux_resources, merge, said_by
 from oakum.engine.spec.sysctls import pod_sysctls
 from oakum.engine.states import boot_id, process_start, sandbox_status, shim_lives, shim_seems_alive
 from oakum.engine.storage import remove_directory, storing
+from oakum.engine.store import headroom
 from oakum.engine.store.records import ContainerRecord, SandboxRecord, plain
 from oakum.errors import (
     AlreadyExists,
@@ -134,6 +135,7 @@ class Sandboxes:
         self, sandbox_id: str, key: str, config: SandboxConfig, handler: tuple[str, str]
     ) -> SandboxRecord:
         parent = config.cgroup_parent
+        headroom.require(self._context.layout.root, "run sandbox", repr(config.metadata.name))
         record = SandboxRecord(
             id=sandbox_id,
             namespace=self._namespace,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from oakum.errors import ResourceExhausted
+
 _WHOLE_BYTES: Final = 2 << 20
 # what one command's logs take, and more
 _PIECE_BYTES: Final = 512 << 10
@@ -24,8 +26,7 @@ def adjust(directory: str) -> None:
     Raises:
         OSError: the directory cannot be looked at.
     """
-    disk = os.statvfs(directory)
-    free_bytes = disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
+    free_bytes = _free_bytes(directory)
     if _LOW_BYTES <= free_bytes < _PLENTY_BYTES:
         return
     path = f"{directory}/{_NAME}"
@@ -37,6 +38,23 @@ def adjust(directory: str) -> None:
         _resize(path, max(0, kept_bytes - _PIECE_BYTES))
     elif free_bytes >= _PLENTY_BYTES and kept_bytes < _WHOLE_BYTES:
         _resize(path, _WHOLE_BYTES)
+
+
+def require(directory: str, operation: str, subject: str) -> None:
+    """Keep what was given back for those who remove: for something new there has to be more.
+
+    Raises:
+        ResourceExhausted: the disk is full, or as good as.
+    """
+    if _free_bytes(directory) < _LOW_BYTES:
+        raise ResourceExhausted(
+            operation, subject, "no space left on device", hint="remove images or containers"
+        )
+
+
+def _free_bytes(directory: str) -> int:
+    disk = os.statvfs(directory)
+    return disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
 
 
 def _resize(path: str, size_bytes: int) -> None:
