@@ -335,10 +335,12 @@ def parse_address(message: Message) -> LinkAddress | None:
     family, prefix, _, scope, index = _unpack(_IFADDRMSG, message)
     found = parse_attributes(message.payload[_IFADDRMSG.size :])
     packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
-    address = _address(family, packed)
-    if address is None:
-        return None
-    return LinkAddress(index, ipaddress.ip_interface(f"{address}/{prefix}"), scope)
+    # From bytes, not by way of a text: each start of a sandbox looks at its bridge's.
+    if family == socket.AF_INET and len(packed) == 4:
+        return LinkAddress(index, ipaddress.IPv4Interface((packed, prefix)), scope)
+    if family == socket.AF_INET6 and len(packed) == 16:
+        return LinkAddress(index, ipaddress.IPv6Interface((packed, prefix)), scope)
+    return None
 
 
 def parse_route(message: Message) -> Route | None:
