@@ -13,19 +13,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from oakum.backend.status import ContainerFilter
+from oakum.engine import checkpoints
+from oakum.engine.context import Context
 from oakum.engine.engine import Engine
 from oakum.engine.namespace import Namespace
+from oakum.engine.store.records import ContainerRecord
 from oakum.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
 from tests.conftest import Directories
-from tests.support.engines import Lab, clear, laboratory
+from tests.support.engines import SLEEP, Lab, clear, laboratory
 from tests.support.leaks import cgroup_mounts
 from tests.support.patience import eventually
 from tests.support.zygotes import end_zygote
@@ -113,6 +119,24 @@ for said in sys.stdin:
     _, status = os.waitpid(child, 0)
     print("killed" if os.WIFSIGNALED(status) else f"exit {os.waitstatus_to_exitcode(status)}", flush=True)
 """
+
+
+# As above, for what is around CRIU when a pod is restored; the container is started anew instead.
+RESTORES = CHECKPOINTS.replace("checkpoint_sandbox(pod, place)", "restore_sandbox(place, None)")
+RESTORES = RESTORES.replace("where.co_filename != pod_checkpoints.__file__", "where.co_filename not in FILES")
+RESTORES = RESTORES.replace(
+    "checkpoints.dump = dump\n",
+    """
+from oakum.engine import half_restored, restores, unarchive
+from oakum.engine.containers import Containers
+FILES = [module.__file__ for module in (half_restored, restores, unarchive)]
+def start_restored(self, container_ids, images):
+    for container_id in container_ids:
+        self.start(container_id)
+checkpoints.problem = lambda: ""
+Containers.start_restored = start_restored
+""",
+)
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +346,52 @@ def test_a_pod_checkpoint_killed_before_any_line_leaves_nothing_frozen_or_half(
                     assert line > 30
                     break
         lab.cri.resume(two)
+
+
+@pytest.mark.timeout(300)
+def test_a_restored_pod_is_there_whole_or_not_at_all_wherever_its_maker_is_killed(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dump(context: Context, record: ContainerRecord, location: str, **_: object) -> str:
+        diff = BytesIO()
+        checkpoints.write_changes(diff, context.snapshotter.container_directory(record.id))
+        with tarfile.open(location, "w") as tar:
+            for name, data in (("rootfs-diff.tar", diff.getvalue()), ("checkpoint/core-1.img", b"memory")):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, BytesIO(data))
+        return ""
+
+    place = tmp_path / "saved"
+    with lab.pod("restored") as pod:
+        container = lab.started(pod, "one", f"echo kept >/kept; {SLEEP}")
+        eventually(lambda: lab.run(container, "sh", "-c", "cat /kept || true") == "kept\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoints, "dump", dump)
+            lab.cri.checkpoint_sandbox(pod, str(place))
+    arguments = [lab.engine.root, lab.engine.state, "", str(place)]
+    with subprocess.Popen(
+        [sys.executable, "-c", RESTORES, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in itertools.count(1, 13):
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+            said = process.stdout.readline().strip()
+            lab.engine.recover_fully()
+            assert lab.engine.recover() == []
+            for status in lab.cri.list_sandboxes():
+                # its last lines are after the one by which it is whole
+                (found,) = lab.cri.list_containers(ContainerFilter(sandbox_id=status.id))
+                assert lab.run(found.id, "cat", "/kept") == "kept\n"
+                assert not os.path.exists(f"{lab.cri.container_status(found.id).bundle_path}/checkpoint")
+                lab.cri.remove_sandbox(status.id)
+            check_consistent(lab.engine)
+            if said != "killed":
+                assert said == "exit 0"
+                assert line > 50
+                break
 
 
 def test_containers_outlive_every_engine(lab: Lab) -> None:

@@ -38,7 +38,7 @@ def written_by(lab: Lab, container: str) -> bytes:
     """An archive of what a container has written, as a checkpoint has it."""
     diff = io.BytesIO()
     changes = checkpoints.write_changes(diff, lab.engine._context.snapshotter.container_directory(container))
-    assert not changes.redirected
+    assert not changes.obstacle
     members = {
         "rootfs-diff.tar": diff.getvalue(),
         "deleted.files": json.dumps(changes.deleted).encode(),
@@ -91,6 +91,14 @@ def test_what_a_container_wrote_is_there_in_another_one(lab: Lab) -> None:
         for gone in (b"etc/group", b"data/old", b"data/deep", b"outside"):
             assert gone not in seen
         assert again == seen
+
+
+def test_what_no_archive_can_say_is_said(lab: Lab) -> None:
+    with lab.pod("marks") as pod:
+        container = lab.started(pod, script="mkdir /sub; touch /sub/.wh.x /done; exec sleep 600")
+        upper = lab.engine._context.snapshotter.container_directory(container)
+        eventually(lambda: os.path.exists(f"{upper}/done"))
+        assert ".wh.x" in checkpoints.write_changes(io.BytesIO(), upper).obstacle
 
 
 def test_a_mount_has_its_name_wherever_the_image_leads_it(lab: Lab, tmp_path: Path) -> None:

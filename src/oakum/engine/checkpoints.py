@@ -224,7 +224,7 @@ def _add_changes(tar: tarfile.TarFile, directory: str) -> str:
     # names need not be text
     _add(tar, "deleted.files", json.dumps(changes.deleted).encode())
     _add(tar, "opaque.dirs", json.dumps(changes.opaque).encode())
-    return "directories of its image have been renamed" if changes.redirected else ""
+    return changes.obstacle
 
 
 def write_changes(file: BinaryIO, directory: str) -> Changes:
@@ -247,7 +247,8 @@ class Changes:
         self._tar = tar
         self.deleted: list[str] = []
         self.opaque: list[str] = []
-        self.redirected = False
+        # Why the archive does not say all there is; "" if it does.
+        self.obstacle = ""
 
     def add_top(self, found: os.stat_result) -> None:
         """Add the directory that all is in."""
@@ -278,6 +279,8 @@ class Changes:
 
     def _add(self, directory_fd: int, name: str, path: str, found: os.stat_result) -> None:
         mode = found.st_mode
+        if name.startswith(".wh."):
+            self.obstacle = f"a file is called {name[:64]!r}, as layers of images mark what is gone"
         info = tarfile.TarInfo(path)
         info.mode, info.mtime = stat.S_IMODE(mode), found.st_mtime
         info.uid, info.gid = found.st_uid, found.st_gid
@@ -315,7 +318,7 @@ class Changes:
             if attribute == "trusted.overlay.opaque" and value == b"y":
                 self.opaque.append(info.name)
             elif attribute in _REDIRECTS:
-                self.redirected = True
+                self.obstacle = "directories of its image have been renamed"
             elif not attribute.startswith("trusted.overlay."):
                 headers[f"SCHILY.xattr.{attribute}"] = value.decode("utf-8", "surrogateescape")
         info.pax_headers = headers

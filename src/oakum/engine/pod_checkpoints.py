@@ -83,6 +83,7 @@ def write(
                     containers.pause(container_id)
                     frozen.callback(containers.resume, container_id)
                 found = tuple(_dumped(context, containers.need(status.id), temporary) for status in chosen)
+                memory, obstacle = _shared_memory(context, sandbox, temporary)
                 facts = sealed.PodFacts(
                     version=sealed.VERSION,
                     id=sandbox.id,
@@ -91,7 +92,8 @@ def write(
                     snapshots=context.snapshotter.kind,
                     config=sandbox.config,
                     containers=found,
-                    shared_memory=_shared_memory(context, sandbox, temporary),
+                    shared_memory=memory,
+                    obstacle=obstacle,
                 )
             sealed.write(context.layout, temporary, facts)
             with storing("write pod checkpoint", directory):
@@ -153,17 +155,22 @@ def _dumped(context: Context, record: ContainerRecord, directory: str) -> sealed
     )
 
 
-def _shared_memory(context: Context, sandbox: SandboxStatus, directory: str) -> sealed.FileFacts | None:
-    """Write what is in the pod's /dev/shm, if it has one and there is anything. Raises SystemFailure."""
+def _shared_memory(
+    context: Context, sandbox: SandboxStatus, directory: str
+) -> tuple[sealed.FileFacts | None, str]:
+    """Write what is in the pod's /dev/shm, if it has one and there is anything; what, and what is not carried.
+
+    Raises SystemFailure.
+    """
     shm = f"{context.layout.pod(sandbox.id)}/shm"
     with storing("write shared memory", directory):
         if sandbox.config.namespaces.ipc != "pod" or not os.listdir(shm):
-            return None
+            return None, ""
         with open(f"{directory}/{_SHARED_MEMORY}", "xb") as file:
-            checkpoints.write_changes(file, shm)
+            changes = checkpoints.write_changes(file, shm)
             file.flush()
             os.fsync(file.fileno())
-    return sealed.describe(directory, _SHARED_MEMORY)
+    return sealed.describe(directory, _SHARED_MEMORY), changes.obstacle
 
 
 def noted(context: Context, sandbox_id: str) -> bool:

@@ -130,9 +130,12 @@ def check_host(facts: sealed.PodFacts, *, machine: str, snapshots: str) -> None:
         )
     if not facts.containers:
         raise FailedPrecondition(_OPERATION, facts.id[:12], "no container is in it")
-    for container in facts.containers:
-        if container.obstacle:
-            raise Unimplemented(_OPERATION, container.name[:64], f"it cannot go on: {container.obstacle}")
+    for name, obstacle in (
+        ("/dev/shm", facts.obstacle),  # noqa: S108 - the pod's own
+        *((container.name[:64], container.obstacle) for container in facts.containers),
+    ):
+        if obstacle:
+            raise Unimplemented(_OPERATION, name, f"it cannot go on: {obstacle}")
 
 
 def check_sandbox(was: SandboxConfig, wanted: SandboxConfig) -> None:

@@ -58,7 +58,10 @@ class ContainerFacts(Struct, frozen=True):
 
 
 class PodFacts(Struct, frozen=True):
-    """A pod at the checkpoint, and where that was; `shared_memory` is an archive of its /dev/shm."""
+    """A pod at the checkpoint, and where that was; `shared_memory` is an archive of its /dev/shm.
+
+    `obstacle` is why it cannot be restored.
+    """
 
     version: int
     id: str
@@ -68,6 +71,7 @@ class PodFacts(Struct, frozen=True):
     config: SandboxConfig
     containers: tuple[ContainerFacts, ...]
     shared_memory: FileFacts | None = None
+    obstacle: str = ""
 
 
 def write(layout: Layout, directory: str, facts: PodFacts) -> None:

@@ -109,11 +109,10 @@ def make_container(
     cleanup.note_process(pod.directory, request.container_id, os.getpid(), path)
     try:
         return _restored(around, pod, stdio)
-    except OSError as failure:
+    except BaseException as failure:  # whatever it is, what CRIU has made ends; it goes on upwards
         cleanup.remove_cgroup(path)
-        raise rootfs.step_failure(failure, request.container_id[:12]) from failure
-    except OakumError:
-        cleanup.remove_cgroup(path)
+        if isinstance(failure, OSError):
+            raise rootfs.step_failure(failure, request.container_id[:12]) from failure
         raise
 
 

@@ -184,6 +184,8 @@ def test_a_host_that_cannot_go_on_with_it_says_why() -> None:
         restores.check_host(facts(), machine="x86_64", snapshots="copy")
     with pytest.raises(FailedPrecondition, match="no container"):
         restores.check_host(facts(containers=()), machine="x86_64", snapshots="overlay")
+    with pytest.raises(Unimplemented, match="/dev/shm"):
+        restores.check_host(facts(obstacle="x"), machine="x86_64", snapshots="overlay")
     kept = msgspec.structs.replace(facts().containers[0], obstacle="it is privileged")
     with pytest.raises(Unimplemented, match="privileged"):
         restores.check_host(facts(containers=(kept,)), machine="x86_64", snapshots="overlay")
