@@ -140,3 +140,25 @@ def ours_annotations() -> int:
     import __future__
 
     return __future__.annotations.compiler_flag
+
+
+def test_sources_that_change_meanwhile_do_not_fail_a_command(package: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.bin"
+    program = """
+import sys
+from oakum.cli.oci import start, entry
+start.ROOTS = {"kind": ("oakum.always",)}
+sys.meta_path.insert(0, start.Kept(sys.argv[1], "kind"))
+import oakum.always
+open(oakum.always.__file__, "w").write("VALUE = (")
+entry._keep()
+print("done")
+"""
+    for name in ("cli/oci/entry.py", "linux/sealed.py", "linux/fd.py"):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_bytes((Path(ours.__file__).parents[2] / name).read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", f"import sys; sys.path.append({str(tmp_path)!r})\n{program}", str(kept)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, kept.exists()) == ("done\n", "", False)

@@ -58,7 +58,10 @@ def _keep() -> None:
     if getattr(modules, "missed", False):
         from oakum.cli.oci.keeping import keep  # once after an installation
 
-        keep(modules)
+        try:
+            keep(modules)
+        except Exception:  # noqa: BLE001 - what the command has done is done, whatever becomes of the sources meanwhile
+            return  # it is only faster with it
 
 
 def command_of(arguments: list[str]) -> str:

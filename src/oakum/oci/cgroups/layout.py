@@ -86,6 +86,8 @@ def parse_mountinfo(text: str) -> Iterator[Hierarchy]:
     Source: proc_pid_mountinfo(5).
     """
     for line in text.splitlines():
+        if "cgroup" not in line:
+            continue  # most are not
         left, separator, right = line.partition(" - ")
         fields, after = left.split(" "), right.split(" ")
         if not separator or len(fields) < 5 or len(after) < 3:
