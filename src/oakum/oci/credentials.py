@@ -18,7 +18,7 @@ from oakum.linux import procfs, seccomp
 from oakum.linux.fd import Fd
 from oakum.linux.libc import call_name
 from oakum.linux.process import set_no_new_privs
-from oakum.model.light import TYPE_CHECKING, NamedTuple
+from oakum.model.light import TYPE_CHECKING, NamedTuple, once
 from oakum.oci.capabilities import CapabilitySets, masks
 from oakum.oci.mappings import drop_groups
 from oakum.oci.spec import Process
@@ -45,6 +45,12 @@ class Credentials(NamedTuple):
     seccomp_flags: int = 0
 
 
+@once
+def _own_capabilities() -> int:
+    """What we can give: some 40 calls, and whoever plans for others gives nothing of it away itself."""
+    return kernel.permitted() & kernel.bounding()
+
+
 def plan_credentials(
     process: Process, seccomp_bpf: bytes, *, own_user_namespace: bool, seccomp_flags: int = 0
 ) -> Credentials:
@@ -54,7 +60,7 @@ def plan_credentials(
         InvalidArgument: an rlimit with a name or values that cannot be.
     """
     # In a user namespace of its own the process starts with every capability there is.
-    available = _ALL if own_user_namespace else kernel.permitted() & kernel.bounding()
+    available = _ALL if own_user_namespace else _own_capabilities()
     sets, warnings = masks(process.get("capabilities") or {}, available)
     limits: list[tuple[int, str, int, int]] = []
     for limit in process.get("rlimits") or []:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from oakum.errors import InvalidArgument, OakumError, SystemFailure
 from oakum.linux import process, sockets
+from oakum.linux.durable import read_file
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.cgroups.layout import normalise_path
 from oakum.oci.child import ContainerProcess
@@ -208,8 +209,7 @@ def _namespaces_to_join(spec: Spec, pod: Pod, target_pid: int) -> dict[str, int]
 def _read_spec(bundle: str) -> Spec:
     path = os.path.join(bundle, "config.json")
     try:
-        with open(path, "rb") as file:
-            text = file.read(_CONFIG_LIMIT_BYTES + 1)
+        text = read_file(path, _CONFIG_LIMIT_BYTES + 1)
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, "read", path) from failure
     if len(text) > _CONFIG_LIMIT_BYTES:
