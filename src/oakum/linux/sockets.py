@@ -46,15 +46,13 @@ class FrameTooLarge(ValueError):
     """The peer announced a message longer than `MAX_FRAME_BYTES`."""
 
 
-def listen(directory_fd: int, name: str, *, backlog: int = 128) -> socket.socket:
+def listen(directory_fd: int, name: str, *, backlog: int = 128) -> Socket:
     """A non-blocking listening socket at `name` in the directory, for its owner only.
 
     The address goes through /proc/self/fd, so the directory's path may be longer than 108 bytes.
     Source: unix(7).
     """
-    import socket  # few need the class that is written in Python
-
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = Socket(_AF_UNIX, _SOCK_STREAM)
     old_mask = os.umask(0o177)
     try:
         sock.bind(f"/proc/self/fd/{directory_fd}/{name}")
@@ -75,7 +73,7 @@ def connect(directory: str, name: str, *, timeout_s: float) -> socket.socket:
         OSError: ENOENT and ECONNREFUSED when nobody listens.
     Source: unix(7).
     """
-    import socket  # as in listen
+    import socket  # few need the class that is written in Python
 
     directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

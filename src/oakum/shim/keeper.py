@@ -40,8 +40,8 @@ _RETRY_S: Final = 0.1
 _SIGCHLD: Final = int(signal.SIGCHLD)
 _IN: Final = select.POLLIN
 
-# What a supervisor does, with its end of the link and what its predecessor left. It returns 0 when it has handed over,
-# or when the sandbox is no more.
+# What a supervisor does, with its end of the link and what its predecessor left. The first one says the sandbox's id as
+# soon as that is made. It returns how it has ended: `handover.OVER`, `HANDED_OVER`, or anything else.
 Life = Callable[[sockets.Socket, Left | None], int]
 
 
@@ -55,7 +55,7 @@ def run(
 
     def life(link: sockets.Socket, left: Left | None) -> int:
         if left is None:
-            return supervisor.begin(sockets.adopt(client_fd), link, request)
+            return supervisor.begin(sockets.adopt(client_fd), link, request, makers, quiet_s)
         return supervisor.resume(left, link, makers, quiet_s)
 
     return Keeper(life, [client_fd]).run()
@@ -77,10 +77,10 @@ def settle(title: str) -> None:
 class Keeper:
     """The parent of one sandbox's processes; `given_fds` are for the first supervisor.
 
-    `made` is called when that one has made the sandbox.
+    `made` is called with the sandbox's id when that one has made it.
     """
 
-    def __init__(self, life: Life, given_fds: list[int], made: Callable[[Left], None] | None = None) -> None:
+    def __init__(self, life: Life, given_fds: list[int], made: Callable[[str], None] | None = None) -> None:
         self._life = life
         self._tell_made = made
         self._link, self._supervisors_link = sockets.packet_pair()
@@ -98,6 +98,7 @@ class Keeper:
         signal.set_wakeup_fd(self._signal_write_fd, warn_on_full_buffer=False)
         process.handle_signal(_SIGCHLD, ignore_signal)
         self._wake()
+        self._poll.register(self._link.fileno(), _IN)
         while self._exit_status is None:
             poll = self._poll
             for fd, _ in poll.poll():
@@ -116,6 +117,8 @@ class Keeper:
         if fd == self._signal_fd:
             os.read(fd, 4096)
             self._reap()
+        elif fd == self._link.fileno():
+            self._hear_made()
         elif fd not in self._outputs or not self._pump(fd):
             self._wake()
 
@@ -135,23 +138,27 @@ class Keeper:
                 # It waits in the link until a supervisor reads it, this one or the next.
                 self._link.send(END.pack(pid, status))
 
+    def _hear_made(self) -> None:
+        """The first supervisor has made the sandbox; after that a supervisor says nothing until it leaves."""
+        sandbox_id, _ = sockets.receive_with_fds(self._link)
+        self._made = True
+        self._poll.unregister(self._link.fileno())
+        if self._tell_made is not None:
+            self._tell_made(sandbox_id.decode())
+
     def _take_over(self, status: int) -> None:
-        """The supervisor has ended. The first one has made the sandbox only."""
+        """The supervisor has ended."""
         self._supervisor_pid = 0
-        self._poll = poll = select.poll()
         code = os.waitstatus_to_exitcode(status)
         if code != HANDED_OVER:
             self._exit_status = code
             return
+        if not self._made:  # both at once
+            self._hear_made()
+        self._poll = poll = select.poll()
         self._left = left = receive(self._link)
         self._given_fds = left.fds
         os.dup2(left.stderr_fd, 2)
-        if not self._made:
-            self._made = True
-            if self._tell_made is not None:
-                self._tell_made(left)
-            self._wake()
-            return
         poll.register(self._signal_fd, _IN)
         poll.register(self._supervisors_link.fileno(), _IN)
         poll.register(left.listener_fd, _IN)

@@ -22,7 +22,7 @@ from oakum.linux.fd import Fd, pipe
 from oakum.oci.rehearsal import rehearse as play_container
 from oakum.oci.wire import Channel
 from oakum.shim import keeper, supervisor, wire
-from oakum.shim.handover import END, HANDED_OVER, OVER, Left, Parcel, receive
+from oakum.shim.handover import END, HANDED_OVER, OVER, Left, Parcel
 from oakum.shim.logs import Log
 from oakum.shim.loop import report
 from oakum.shim.pod import Makers, Place, Pod, Stdio
@@ -86,8 +86,7 @@ def _play_supervisor(directory: str) -> None:
     makers = Makers(process.fork, _make_at_once, _make_container, _make_exec)
     process.handle_signal(signal.SIGCHLD, lambda _number, _frame: _reap(link))
     try:
-        if supervisor.begin(client, our_link, SandboxRequest(_NAME, directory)) == HANDED_OVER:
-            supervisor.resume(receive(link), our_link, makers, _LIMIT_S)
+        supervisor.begin(client, our_link, SandboxRequest(_NAME, directory), makers, _LIMIT_S)
     finally:
         process.handle_signal(signal.SIGCHLD, process.SIGNAL_DEFAULT)
         link.close()
@@ -111,6 +110,8 @@ def _play_keeper(directory: str) -> None:
 
     def life(link: sockets.Socket, left: Left | None) -> int:
         number = left.state()["number"] + 1 if left is not None else 0
+        if left is None:
+            link.send(_NAME.encode())
         if number > 1:
             os.read(calls.fileno(), 1)
         if number == _LIVES:

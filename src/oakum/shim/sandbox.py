@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sandbox's namespaces: made, configured, pinned at DIRECTORY/ns, and their shared memory mounted.
 
-Runs in a worker of the shim. Without user and pid namespaces the worker itself enters the new ones and pins them.
-With either of them a child, of the shim, makes all of them:
+Runs in the shim's first supervisor. Without user and pid namespaces that enters the new ones itself, pins them and
+goes back. With either of them a child, of the shim, makes all of them:
 
-    worker                                  child (clone with all flags)
+    supervisor                               child (clone with all flags)
       │──── write uid_map, gid_map ───►
       │──── "g" ──────────────────────►     configure: loopback, host name, sysctls
       │◄─── {} or error as JSON ────────
@@ -92,9 +92,40 @@ def make(request: SandboxRequest) -> int:
     if "user" in kinds or "pid" in kinds:
         return _make_in_child(request)
     if kinds:
-        _enter(request, namespaces.flags_of(kinds))
-    _pin(request, "self")
+        with _Home(kinds):
+            _enter(request, namespaces.flags_of(kinds))
+            _pin(request, "self")
     return 0
+
+
+class _Home:
+    """This process's own namespaces, of the `kinds` that are entered within, to be back in afterwards."""
+
+    def __init__(self, kinds: tuple[str, ...]) -> None:
+        self._fds: list[tuple[int, Fd]] = []
+        try:
+            for kind in kinds:
+                path = f"/proc/self/ns/{PIN_NAMES[kind]}"
+                self._fds.append((namespaces.FLAGS[kind], Fd(os.open(path, os.O_RDONLY | os.O_CLOEXEC))))
+        except OSError as failure:
+            self._close()
+            raise SystemFailure.from_os_error(failure, "open", "own namespaces") from failure
+
+    def _close(self) -> None:
+        for _, fd in self._fds:
+            fd.close()
+
+    def __enter__(self) -> None:
+        """Nothing changes yet."""
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            for flag, fd in self._fds:
+                namespaces.setns(fd.fileno(), flag)
+        except OSError as failure:
+            raise SystemFailure.from_os_error(failure, "setns", "own namespaces") from failure
+        finally:
+            self._close()
 
 
 def _enter(request: SandboxRequest, flags: int) -> None:

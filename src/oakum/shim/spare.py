@@ -64,8 +64,8 @@ def _begin(link: sockets.Socket, keepers: sockets.Socket) -> int:
         return OVER  # the zygote has ended
     payload, fds = told
     request = SandboxRequest.from_dict(marshal.loads(payload))  # noqa: S302 - the process that we were forked from wrote it
-    return supervisor.begin(sockets.adopt(fds[0]), keepers, request)
+    return supervisor.begin(sockets.adopt(fds[0]), keepers, request, MAKERS, keeper.QUIET_S)
 
 
-def _take_name(left: Left) -> None:
-    process.set_title(keeper.title_of(left.state()["request"]["sandbox_id"]))
+def _take_name(sandbox_id: str) -> None:
+    process.set_title(keeper.title_of(sandbox_id))

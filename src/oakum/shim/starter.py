@@ -157,12 +157,15 @@ def _launch(state: str) -> None:
             os.unlink(SOCKET_NAME, dir_fd=directory_fd)
         except FileNotFoundError:
             pass
-        with sockets.listen(directory_fd, SOCKET_NAME) as listener:
+        listener = sockets.listen(directory_fd, SOCKET_NAME)
+        try:
             status = _run_interpreter(state, listener.fileno(), {})
             if os.waitstatus_to_exitcode(status) == _LOADER_FAILED:
                 # An interpreter that finds its library beside its own file ($ORIGIN) does not when it is a copy.
                 library = os.path.join(sys.base_prefix, "lib")
                 status = _run_interpreter(state, listener.fileno(), {"LD_LIBRARY_PATH": library})
+        finally:
+            listener.close()
         if status != 0:
             os.unlink(SOCKET_NAME, dir_fd=directory_fd)
             code = os.waitstatus_to_exitcode(status)

@@ -34,11 +34,10 @@ from oakum.shim.waiting import answer_when_over
 _INIT_NOTE: Final = "pod-init"
 
 
-def begin(client: sockets.Socket, link: sockets.Socket, request: SandboxRequest) -> int:
-    """Make the sandbox and answer the one who asked for it; a successor serves. `link` leads to the keeper, our parent.
-
-    Whoever calls us enters the sandbox's namespaces.
-    """
+def begin(
+    client: sockets.Socket, link: sockets.Socket, request: SandboxRequest, makers: Makers, quiet_s: float
+) -> int:
+    """Make the sandbox, answer the one who asked for it, and serve; as `resume`. `link` leads to the keeper, our parent."""
     try:
         lock_fd, listener, init_pid = _make(request)
     except OakumError as error:
@@ -50,16 +49,10 @@ def begin(client: sockets.Socket, link: sockets.Socket, request: SandboxRequest)
     except OSError:  # who asked has gone, and nobody else knows that this sandbox was made
         _unmake(request, init_pid)
         return OVER
-    parcel = Parcel(listener.fileno())
-    if init_pid:
-        parcel.expect(init_pid)
-    state = _state(request, parcel, lock_fd, init_pid, [])
-    state["client"] = parcel.add(client.fileno())
-    parcel.send(link, state)
-    os.close(lock_fd)
-    listener.close()
-    client.close()
-    return HANDED_OVER
+    link.send(request.sandbox_id.encode())
+    supervisor = Supervisor(request, lock_fd, listener, link, makers=makers, quiet_s=quiet_s)
+    supervisor.begin(client, init_pid)
+    return supervisor.serve()
 
 
 def _state(
@@ -70,7 +63,6 @@ def _state(
         "lock": parcel.add(lock_fd),
         "init_pid": init_pid,
         "containers": containers,
-        "client": -1,
         "relay": [0, []],
     }
 
@@ -282,19 +274,25 @@ class Supervisor:
         state["relay"] = self._relays.pack(parcel)
         parcel.send(self._link, state)
 
+    def begin(self, client: sockets.Socket, init_pid: int) -> None:
+        """Have what was made with the sandbox, and the client that asked for it."""
+        self._expect_init(init_pid)
+        self._admit(client)
+
+    def _expect_init(self, pid: int) -> None:
+        self._init_pid = pid
+        if pid:
+            self._pod.expect(pid, self._init_ended)
+
     def unpack(self, state: State, left: Left) -> None:
         """Have the containers that another supervisor had."""
-        self._init_pid = state["init_pid"]
-        if self._init_pid:
-            self._pod.expect(self._init_pid, self._init_ended)
+        self._expect_init(state["init_pid"])
         self._relays.unpack(state["relay"])
         for values in state["containers"]:
             request = ContainerRequest.from_dict(values["request"])
             container = _kind(request)(self._loop, request, self._pod, self._gone)
             container.unpack(values, left.fds, left.logs[request.container_id])
             self._containers[request.container_id] = container
-        if state["client"] >= 0:
-            self._admit(sockets.adopt(left.fds[int(state["client"])]))
 
     def _tear_down(self) -> list[OakumError]:
         if self._pod.expects(self._init_pid):

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,11 @@ def test_a_directory_far_over_108_bytes_is_no_obstacle(tmp_path: Path) -> None:
     directory = tmp_path / ("d" * 200) / ("e" * 200)
     directory.mkdir(parents=True)
     fd = os.open(directory, os.O_PATH)
-    with sockets.listen(fd, "x.sock") as listener:
+    with closing(sockets.listen(fd, "x.sock")) as listener:
         assert (directory / "x.sock").stat().st_mode & 0o777 == 0o600
         with sockets.connect(str(directory), "x.sock", timeout_s=1) as client:
             listener.settimeout(1)
-            server, _ = listener.accept()
-            with server:
+            with closing(sockets.accept(listener)) as server:
                 assert sockets.peer_credentials(server) == (os.getpid(), os.getuid(), os.getgid())
                 sockets.send_frame(client, b"hello")
                 assert sockets.receive_frame(server) == (b"hello", [])
