@@ -11,13 +11,17 @@ import subprocess
 from contextlib import ExitStack, closing
 
 from tests.support.leaks import remove_cgroups
+from tests.support.patience import eventually
 from tests.support.rootfs import make_rootfs
 from tests.support.zygotes import end_zygote
 
 from benchmarks.figures import Figure, Stopwatch, in_turn, of_samples
+from oakum.linux import sockets
 from oakum.model.ids import new_id
-from oakum.shim.client import ContainerRequest, SandboxRequest, ShimClient, spawn_shim
+from oakum.shim import wire
+from oakum.shim.client import ContainerRequest, SandboxRequest, ShimClient, ensure_zygote, spawn_shim
 from oakum.shim.client import ExecRequest as ShimExec
+from oakum.shim.starter import SOCKET_NAME
 
 PEER = "runc"
 CGROUP = f"/oakum-bench-init-{os.getpid()}"
@@ -31,6 +35,7 @@ def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
     with ExitStack() as stack:
         stack.callback(remove_cgroups, CGROUP)
         stack.callback(end_zygote, state)
+        warm_zygote(state)
         shim = start_shim(stack, state)
         sleeper = new_id()
         shim.create_and_start(ContainerRequest(sleeper, long_lived))
@@ -77,6 +82,17 @@ def _sandbox(state: str) -> dict[str, float]:
         watch = Stopwatch()
         watch.step("sandbox: shim and its namespaces", lambda: start_shim(stack, state))
         return watch.steps
+
+
+def warm_zygote(state: str) -> None:
+    """Start the zygote of `state`, and wait until it has rehearsed, as it has long since where a server holds it."""
+    ensure_zygote(state)
+
+    def has_rehearsed() -> bool:
+        with sockets.connect(state, SOCKET_NAME, timeout_s=10) as zygote:
+            return bool(wire.call(zygote, {"op": "ping"}, timeout_s=10, peer="zygote").value["rehearsed"])
+
+    eventually(has_rehearsed, "the zygote has rehearsed", timeout_s=20)
 
 
 def start_shim(stack: ExitStack, state: str) -> ShimClient:

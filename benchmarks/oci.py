@@ -12,7 +12,7 @@ from tests.support.leaks import remove_cgroups
 from tests.support.zygotes import end_zygote
 
 from benchmarks.figures import Figure, Stopwatch, Target, in_turn, of_samples
-from benchmarks.init import CGROUP, make_bundle, start_shim
+from benchmarks.init import CGROUP, make_bundle, start_shim, warm_zygote
 from oakum.model.ids import new_id
 from oakum.shim.client import ContainerRequest
 
@@ -37,6 +37,7 @@ def run(directory: str, rounds: int) -> tuple[str, list[Figure]]:
             stack.callback(_quiet, [*runtime, "delete", "--force", "sleeper"])
         stack.callback(remove_cgroups, CGROUP)
         stack.callback(end_zygote, state)
+        warm_zygote(state)
         shim = start_shim(stack, state)
 
         def commands(runtime: list[str], *, warm: bool) -> dict[str, float]:
