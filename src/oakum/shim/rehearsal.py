@@ -58,10 +58,11 @@ def rehearse(state: str) -> None:
         except FileExistsError:  # a zygote was killed in its rehearsal
             pass
         _play_supervisor(directory)
-        for _ in range(_CONTAINERS):
-            play_container(config())
         _play_keeper(directory)
         _clear(directory)
+        # last: a host that refuses a part of it is none the worse for the rest
+        for _ in range(_CONTAINERS):
+            play_container(config())
     except Exception:  # noqa: BLE001 - edge: shims work without
         os.dup2(own_stderr, 2)
         report()
