@@ -215,6 +215,25 @@ def test_a_failed_commit_leaves_no_transaction_open(store: Store) -> None:
     assert [record.id for record in store.sandboxes()] == ["b" * 64]
 
 
+def test_a_transaction_that_a_full_disk_cuts_off_leaves_none_of_its_rows(store: Store) -> None:
+    connection = store._connection
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+    with pytest.raises(ResourceExhausted):
+        _put_many(store)
+    assert store.sandboxes() == ()
+    connection.execute("PRAGMA max_page_count = 100000")
+    with store.transaction():
+        store.put_sandbox(sandbox("next"))
+    assert [record.id for record in store.sandboxes()] == ["next"]
+
+
+def _put_many(store: Store) -> None:
+    with store.transaction():
+        for number in range(500):
+            store.put_sandbox(sandbox(f"{number}"))
+
+
 def _fields(record: SandboxRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__struct_fields__}
 

@@ -103,16 +103,12 @@ class Store:
             self._depth = 1
             try:
                 yield
-            except BaseException:
-                self._depth = 0
-                self._roll_back()
-                raise
-            self._depth = 0
-            try:
                 self._run("COMMIT")
-            except OakumError:  # no space: what was not committed must not stay open
+            except BaseException:  # no space among them: what was not committed must not stay open
                 self._roll_back()
                 raise
+            finally:
+                self._depth = 0
 
     @contextmanager
     def at_once(self) -> Generator[None]:
@@ -142,7 +138,8 @@ class Store:
             raise
         except sqlite3.Error as error:
             failure = _failure(error, "use database", self._path)
-            if not isinstance(failure, ResourceExhausted) or self._connection.in_transaction:
+            # Of a transaction SQLite may have taken back all: one statement of it must not be done alone.
+            if not isinstance(failure, ResourceExhausted) or self._depth:
                 raise failure from error
         try:
             return self._connection.execute(statement, values)  # in the space that was just given back
