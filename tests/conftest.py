@@ -26,9 +26,14 @@ from tests.support.rootfs import make_rootfs
 if TYPE_CHECKING:
     from tests.support.engines import Lab
 
-for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+_ASKED_TO_END = (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+)
+for _number, _handler in _ASKED_TO_END:
     if signal.getsignal(_number) is signal.SIG_IGN:
-        # A shell starts what it does not wait for so; tests of signals, and what they start, want to be asked.
+        # A shell starts what it does not wait for so, and nohup; tests of signals, and what they start, want to be asked.
         signal.signal(_number, _handler)
 live_under_reaper()
 
