@@ -6,7 +6,8 @@ cgroups; not the directory itself and not the containers' bundles.
 
 The shim notes each process it starts in DIRECTORY/processes/NAME, so that processes can be found whose cgroup is not below
 the pod's, and no other process is hit that got the same number. A note is a symbolic link, made in one call and whole
-or absent: its text is process id, start time and cgroup path with a space between them.
+or absent: its text is process id, start time and cgroup path with a space between them. Shims of older versions, which
+may outlive the server that started them, note the same in a file of JSON.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import signal
 import time
 from typing import Any, Final
 
 from oakum.errors import FailedPrecondition, OakumError, SystemFailure
 from oakum.linux import mount, pids
+from oakum.linux.durable import read_file
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.shim.requests import PIN_NAMES
 
@@ -131,14 +134,26 @@ def end_noted(directory: str, name: str) -> None:
     """Kill a noted process, wait until it is dead, and forget it. Raises SystemFailure, DeadlineExceeded."""
     path = os.path.join(directory, PROCESSES_NAME, name)
     try:
-        pid, started, cgroup = os.readlink(path).split(" ", 2)
-        noted_pid, noted_start = int(pid), int(started)
-    except (ValueError, OSError) as error:
+        pid, started, cgroup = _read_note(path)
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise SystemFailure("read", path, f"damaged: {error}") from error
-    _kill(noted_pid, noted_start)
+    _kill(pid, started)
     if cgroup:
         remove_cgroup(cgroup)
     forget_process(directory, name)
+
+
+def _read_note(path: str) -> tuple[int, int, str]:
+    try:
+        pid, started, cgroup = os.readlink(path).split(" ", 2)
+    except OSError as failure:
+        if failure.errno != errno.EINVAL:
+            raise
+        from oakum.model import jsontext  # no shim of this version pays for it
+
+        note: Any = jsontext.loads(read_file(path))
+        return int(note["pid"]), int(note["start_time"]), str(note["cgroup_path"])
+    return int(pid), int(started), cgroup
 
 
 def _kill(pid: int, started: int) -> None:
@@ -150,17 +165,21 @@ def _kill(pid: int, started: int) -> None:
             return
         raise SystemFailure.from_os_error(failure, "open process", str(pid)) from failure
     with handle:
-        if pids.start_ticks(pid) != started:
+        try:
+            fields = pids.stat_fields(pid)
+        except (FileNotFoundError, ProcessLookupError):
             return
-        deadline = time.monotonic() + _KILL_TIMEOUT_S
+        # Of its first thread, which may have ended before the others.
+        if int(fields[19]) != started:
+            return
         try:
             pids.pidfd_send_signal(handle.fileno(), signal.SIGKILL)
         except ProcessLookupError:
             return
-        while pids.start_ticks(pid) == started:
-            if time.monotonic() > deadline:
-                raise SystemFailure("kill", f"process {pid}", f"still there after {_KILL_TIMEOUT_S:g} s")
-            time.sleep(_POLL_S)
+        poll = select.poll()
+        poll.register(handle.fileno(), select.POLLIN)
+        if not poll.poll(_KILL_TIMEOUT_S * 1000):
+            raise SystemFailure("kill", f"process {pid}", f"still there after {_KILL_TIMEOUT_S:g} s")
 
 
 # -- directory entries --------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ QUIET_S: Final = 0.25
 
 _READ_BYTES: Final = 16 << 10
 _RETRY_S: Final = 0.1
+_FIRST_TRIES: Final = 20
 _SIGCHLD: Final = int(signal.SIGCHLD)
 _IN: Final = select.POLLIN
 
@@ -97,7 +98,12 @@ class Keeper:
         """Keep the sandbox until it is no more; the exit status."""
         signal.set_wakeup_fd(self._signal_write_fd, warn_on_full_buffer=False)
         process.handle_signal(_SIGCHLD, ignore_signal)
-        self._wake()
+        for _ in range(_FIRST_TRIES):
+            self._wake()
+            if self._supervisor_pid:
+                break
+        else:
+            self._exit_status = 1  # nothing is made yet, and nothing would ever call for a supervisor again
         self._poll.register(self._link.fileno(), _IN)
         while self._exit_status is None:
             poll = self._poll

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,9 @@ def package(tmp_path: Path) -> Path:
     return directory
 
 
-def run(package: Path, kept: Path) -> list[list[str]]:
+def run(package: Path, kept: Path, before: str = "") -> list[list[str]]:
     done = subprocess.run(
-        [sys.executable, "-IS", "-c", f"import sys; sys.path.append({str(package.parent)!r})\n{PROGRAM}", str(kept)],
+        [sys.executable, "-IS", "-c", f"import sys; sys.path.append({str(package.parent)!r})\n{before}{PROGRAM}", str(kept)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stderr == ""
@@ -84,6 +85,41 @@ def test_a_file_that_was_cut_off_is_made_anew(package: Path, tmp_path: Path, siz
     kept.write_bytes(kept.read_bytes()[:size])
     assert run(package, kept)[0][3] == "SourceFileLoader"
     assert run(package, kept)[0][3] == "Kept"
+
+
+def test_the_file_of_an_interpreter_with_other_code_is_made_anew(package: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.bin"
+    run(package, kept)
+    whole = kept.read_bytes()
+    assert whole.startswith(MAGIC_NUMBER)
+    kept.write_bytes(bytes(reversed(MAGIC_NUMBER)) + whole[len(MAGIC_NUMBER) :])
+    assert run(package, kept)[0][3] == "SourceFileLoader"
+    assert run(package, kept)[0][3] == "Kept"
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_full_disk_is_left_as_it_was(package: Path, tmp_path: Path, size: int) -> None:
+    limit = f"import sys, resource\nsys.dont_write_bytecode = True\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+    assert run(package, tmp_path / "kept.bin", limit)[0][3] == "SourceFileLoader"
+    assert os.listdir(tmp_path) == ["oakum"]
+
+
+def test_nothing_is_kept_where_python_may_keep_nothing(package: Path) -> None:
+    program = """
+import sys
+from oakum.cli.oci import start
+here, missing = start.Kept(sys.argv[1], "kind"), start.Kept(sys.argv[1] + "/no/such/file", "kind")
+here.find_spec("oakum.other")
+missing.find_spec("oakum.other")
+print(here.missed, here.lacks(), missing.missed, missing.lacks())
+sys.dont_write_bytecode = True
+print(here.missed, here.lacks())
+"""
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", f"import sys; sys.path.append({str(package.parent)!r})\n{program}", str(package / "kept.bin")],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["True True True False", "True False"]
 
 
 def test_a_source_that_is_gone_counts_as_changed(package: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> NoReturn:
 def _keep() -> None:
     """Let the next command find at once what this one has had to look for."""
     modules: Any = sys.meta_path[0]
-    if getattr(modules, "missed", False):
+    if hasattr(modules, "lacks") and modules.lacks():
         from oakum.cli.oci.keeping import keep  # once after an installation
 
         try:

@@ -13,7 +13,7 @@ import os
 import sys
 from importlib.machinery import PathFinder
 
-from oakum.cli.oci.start import LENGTH_BYTES, ROOT, ROOTS, Kept
+from oakum.cli.oci.start import LENGTH_BYTES, MAGIC, ROOT, ROOTS, Kept
 from oakum.model.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,12 +25,10 @@ _LIBRARIES: Final = "/lib-dynload"  # of the interpreter, those that are C
 
 
 def keep(kept: Kept) -> None:
-    """Keep what this process has loaded, with what was kept before; where nobody may write, nothing.
+    """Keep what this process has loaded, with what was kept before.
 
     Imports our modules a second time: for a process that will do nothing else any more.
     """
-    if not os.access(os.path.dirname(kept.path), os.W_OK):
-        return
     needed = [item for item in sorted(sys.modules.items()) if item[0] not in kept.before]
     if not kept.first:
         for name in _in_order(ROOTS[kept.kind]):
@@ -48,7 +46,7 @@ def keep(kept: Kept) -> None:
     index = marshal.dumps(kept.index)
     _write(
         kept.path,
-        len(index).to_bytes(LENGTH_BYTES, "big") + index + marshal.dumps((kept.first, kept.others)),
+        MAGIC + len(index).to_bytes(LENGTH_BYTES, "big") + index + marshal.dumps((kept.first, kept.others)),
     )
 
 
@@ -146,10 +144,16 @@ def _write(path: str, data: bytes) -> None:
     temporary = f"{path}.{os.getpid()}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, data)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
     except OSError:
         return  # it is only faster with it
+    try:
+        try:
+            whole = os.write(fd, data) == len(data)
+        finally:
+            os.close(fd)
+        if whole:
+            os.rename(temporary, path)
+            return
+    except OSError:
+        pass
+    os.unlink(temporary)  # the disk is full

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ROOT = __file__.rpartition("/oakum/")[0]
 LENGTH_BYTES = 8
+# As in .pyc files: which code the interpreter understands, which of two with one cache tag need not be the same.
+MAGIC = sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
 _SMALL_BYTES = 256 << 10  # a program whose interpreter is in libpython
 _STARTING = ("oakum.cli.oci.light_os", "oakum.cli.oci.entry")
 _COMMON = (*_STARTING, "oakum.cli.oci.commands", "oakum.cli.oci.systemd")
@@ -52,7 +54,7 @@ _KIND_OF = {"create": "making", "run": "making", "exec": "joining"}
 class Kept:
     """The modules that are kept together in a file, and a finder and loader of them. Holds no descriptor open.
 
-    The file: length of the index, the index, the modules. What all commands of the kind need is one value to `marshal`, in which
+    The file: the interpreter's magic number, length of the index, the index, the modules. What all commands of the kind need is one value to `marshal`, in which
     every name is there once; what some needed besides is by itself, and only looked at by whoever needs it too.
     """
 
@@ -71,9 +73,12 @@ class Kept:
                 data = memoryview(posix.read(fd, posix.fstat(fd).st_size))
             finally:
                 posix.close(fd)
-            end = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "big")
+            start = len(MAGIC) + LENGTH_BYTES
+            if data[: len(MAGIC)] != MAGIC:
+                return
+            end = start + int.from_bytes(data[len(MAGIC) : start], "big")
             # as trusted as the .pyc files beside it
-            index: dict[str, Entry] = marshal.loads(data[LENGTH_BYTES:end])  # noqa: S302 - see above
+            index: dict[str, Entry] = marshal.loads(data[start:end])  # noqa: S302 - see above
             for entry in index.values():
                 found = posix.stat(place(entry[0]))
                 if (found.st_mtime_ns, found.st_size) != entry[2:]:
@@ -111,6 +116,11 @@ class Kept:
             return self._spec(name)
         self.missed = self.missed or name.startswith("oakum")
         return None
+
+    def lacks(self) -> bool:
+        """Whether something was not here that could be kept: not where Python may write no .pyc file, either."""
+        directory = self.path.rpartition("/")[0]
+        return self.missed and not sys.dont_write_bytecode and posix.access(directory, posix.W_OK)
 
     def _spec(self, name: str) -> "ModuleSpec":
         path, package, _, _ = self.index[name]
