@@ -538,8 +538,17 @@ class Container:
             return
         self._state = lifecycle.GONE
         self.execs.forget_all()
-        cleanup.forget_process(self._pod.directory, self.container_id)
+        self._forget_note()
         self._gone(self)
         waiting, self._when_deleted = self._when_deleted, []
         for deleted in waiting:
             deleted()
+
+    def _forget_note(self) -> None:
+        directory, name = self._pod.directory, self.container_id
+        if not self._pid and name in cleanup.noted(directory):
+            # Whoever made it was killed before we were told: what it had made ends.
+            if error := cleanup.attempt(cleanup.end_noted, directory, name):
+                os.write(2, f"{error}\n".encode())  # the note stays, for the sandbox's own removal
+            return
+        cleanup.forget_process(directory, name)
