@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import click
 
@@ -16,6 +16,8 @@ from oakum.cli.session import Session, pass_session
 from oakum.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
+    from tarfile import TarInfo
+
     from oakum.engine.files import ContainerFiles
 
 _STREAM: Final = "-"
@@ -104,12 +106,42 @@ def _write_archive(files: ContainerFiles, container_id: str, path: str, scratch:
 def _read_archive(files: ContainerFiles, container_id: str, path: str, scratch: str) -> None:
     import tarfile
 
+    tree = f"{scratch}/tree"  # the archive says who may look into it, but not who gets there
+    os.mkdir(tree, 0o700)
     try:
-        with tarfile.open(fileobj=sys.stdin.buffer, mode="r|*") as archive:
-            # nothing of it may lead out of our directory; owners and modes are kept, as from any archive
-            archive.extractall(scratch, filter="tar")
+        extract(sys.stdin.buffer, tree)
     except tarfile.TarError as error:
         raise InvalidArgument("read archive", _STREAM, str(error), hint="give a tar archive") from error
     if not files.is_directory(container_id, path):
         raise NotFound("copy to", repr(path), "no such directory", hint="make it first")
-    files.copy_in(container_id, f"{scratch}/.", path, owner=None)
+    files.copy_in(container_id, f"{tree}/.", path, owner=None)
+
+
+def extract(stream: IO[bytes], directory: str) -> None:
+    """Write an archive, with owners and modes, into a directory of ours; nothing of it leads out.
+
+    Raises:
+        tarfile.TarError: no archive, or a member of it goes through a link or out of the directory.
+    """
+    import tarfile
+
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        archive.extractall(directory, filter=_inside)  # noqa: S202 - each member is looked at
+
+
+def _inside(member: TarInfo, directory: str) -> TarInfo:
+    """A member as it is. tarfile's own filter does not look where hard links lead, and takes modes away."""
+    import tarfile
+
+    found = tarfile.tar_filter(member, directory)
+    if member.islnk() and member.linkname.startswith("/"):
+        raise tarfile.AbsoluteLinkError(member)
+    for name in (found.name, member.linkname) if member.islnk() else (found.name,):
+        place = directory
+        parts = name.split("/")
+        for position, part in enumerate(parts, 1):
+            place = f"{place}/{part}"
+            replaced = position == len(parts) and member.issym()
+            if part == ".." or (os.path.islink(place) and not replaced):
+                raise tarfile.OutsideDestinationError(member, place)
+    return found.replace(mode=member.mode & 0o7777, deep=False)

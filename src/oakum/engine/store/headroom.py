@@ -54,6 +54,8 @@ def require(directory: str, operation: str, subject: str) -> None:
 
 def _free_bytes(directory: str) -> int:
     disk = os.statvfs(directory)
+    if not disk.f_blocks:
+        return _LOW_BYTES  # ramfs and some others do not say: neither little nor plenty
     return disk.f_frsize * (disk.f_bavail if os.geteuid() else disk.f_bfree)
 
 
@@ -67,6 +69,7 @@ def _resize(path: str, size_bytes: int) -> None:
         if size_bytes:
             os.posix_fallocate(fd, 0, size_bytes)
     except OSError:
-        return  # taken by somebody else meanwhile: it is tried again whenever there is plenty
+        # Taken by somebody else meanwhile, or a quota: what its size says must be there, so that it is tried again.
+        os.ftruncate(fd, 0)
     finally:
         os.close(fd)
