@@ -159,9 +159,11 @@ def another(lab: Lab) -> Iterator[Engine]:
     """A fresh engine. The lab's own lets go of its database meanwhile: SQLite keeps a file open in a process
     until nobody in it has it open any more, which would look like a leak."""
     lab.engine.close()
-    with Engine(lab.engine.root, lab.engine.state) as fresh:
-        yield fresh
-    lab.engine.recover_fully()  # and has it open again, as the test found it
+    try:
+        with Engine(lab.engine.root, lab.engine.state) as fresh:
+            yield fresh
+    finally:
+        lab.engine.recover_fully()  # and has it open again, as the test found it: also when that has failed
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
