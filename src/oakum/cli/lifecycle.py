@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 DEFAULT_STOP_S: Final = 10
 
 _containers = click.argument("containers", nargs=-1, required=True, shell_complete=complete_container)
+_patience = click.option(
+    "-t",
+    "--time",
+    "--timeout",
+    "seconds",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="Kill after so long [10].",
+)
 
 
 def each(
@@ -131,15 +140,7 @@ def _start_attached(session: Session, name: str, interactive: bool) -> int:
         ("oakum stop -t 60 db web", "with more patience"),
     ),
 )
-@click.option(
-    "-t",
-    "--time",
-    "--timeout",
-    "seconds",
-    type=click.IntRange(min=0),
-    metavar="SECONDS",
-    help="Kill after so long [10].",
-)
+@_patience
 @_containers
 @pass_session
 def stop(session: Session, containers: tuple[str, ...], seconds: int | None) -> int:
@@ -158,15 +159,7 @@ def stop(session: Session, containers: tuple[str, ...], seconds: int | None) -> 
         ("oakum restart -t 0 web", "without a word"),
     ),
 )
-@click.option(
-    "-t",
-    "--time",
-    "--timeout",
-    "seconds",
-    type=click.IntRange(min=0),
-    metavar="SECONDS",
-    help="Kill after so long [10].",
-)
+@_patience
 @_containers
 @pass_session
 def restart(session: Session, containers: tuple[str, ...], seconds: int | None) -> int:

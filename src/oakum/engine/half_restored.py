@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from oakum.engine.locks import nobody_holds
 from oakum.engine.storage import storing
 
 if TYPE_CHECKING:
@@ -52,16 +53,9 @@ class Note:
 def noted(context: Context, sandbox_id: str) -> bool:
     """Whether somebody began to restore this sandbox and was killed."""
     try:
-        fd = os.open(f"{context.layout.sandbox(sandbox_id)}/{_FILE}", os.O_RDWR | os.O_CLOEXEC)
+        return nobody_holds(f"{context.layout.sandbox(sandbox_id)}/{_FILE}")
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True
 
 
 def recover(context: Context, record: SandboxRecord, remove: Callable[[SandboxRecord], None]) -> str:

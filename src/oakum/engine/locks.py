@@ -25,6 +25,18 @@ _POLL_S = 0.002
 _POLL_MAX_S = 0.05
 
 
+def nobody_holds(path: str) -> bool:
+    """Whether nobody has the lock of a file now. Raises OSError: it is not there, or cannot be opened."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 class ObjectLock:
     """A held lock of one object. `waited` says whether somebody else had it first."""
 
@@ -121,18 +133,10 @@ class Locks:
 
     def is_free(self, name: str) -> bool:
         """Whether nobody holds the lock now. Leaves no file behind."""
-        path = self._path(name)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return nobody_holds(self._path(name))
         except FileNotFoundError:
             return True
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(fd)
-        return True
 
     @contextmanager
     def holding(self, name: str, *, timeout_s: float | None = None) -> Generator[ObjectLock]:

@@ -112,7 +112,7 @@ def _fill(
 
 
 def _check_runtime(context: Context, handler: str) -> None:
-    if handler not in ("", "oakum") and context.handlers.need(handler):
+    if context.handlers.need(handler):
         raise Unimplemented(
             _OPERATION, f"runtime_handler {handler[:64]!r}", "only the built-in runtime restores containers"
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from oakum.oci.command import DEFAULT_PATH
+
 _HARD: Final = ["nosuid", "noexec", "nodev"]
 _CAPABILITIES: Final = ["CAP_CHOWN", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_NET_BIND_SERVICE"]
 
@@ -19,7 +21,7 @@ def config() -> dict[str, Any]:
             "user": {"uid": 0, "gid": 0},
             "args": ["sh"],
             "env": [
-                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                f"PATH={DEFAULT_PATH}",
                 "HOSTNAME=rehearsal",
             ],
             "cwd": "/",
