@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kernel.cli_box import Box, opened
-from tests.support.patience import eventually
+from tests.support.patience import eventually, patient
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,14 @@ def test_ctrl_c_at_any_moment_leaves_nothing(box: Box, delay_ms: int) -> None:
     process = box.start("run", "--rm", "--init", box.image, "sleep", "100")
     time.sleep(delay_ms / 1000)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=patient(10))
+    except subprocess.TimeoutExpired as waited:
+        # Python's own start, before ours, drops one that falls into a callback, and says so: users press again
+        if b"KeyboardInterrupt" not in (waited.stderr or b""):
+            raise
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=patient(10))
     # before Python has started it is the signal itself that ends it
     assert process.returncode in (130, 1, -signal.SIGINT)
     assert box.containers() == []

@@ -12,6 +12,25 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
+def _heed_lost_interrupts() -> None:
+    """Let a Ctrl-C that falls into a destructor or a weak reference's callback end the process, as the signal would.
+
+    Python prints such a KeyboardInterrupt, drops it, and goes on: the user's request would be gone. Imports are full
+    of such callbacks. Whoever has something to put in order takes signals by `signals.SignalQueue` instead.
+    """
+    usual = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            import signal
+
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        usual(lost)
+
+    sys.unraisablehook = hook
+
+
 def _open_standard_streams() -> None:
     """Put /dev/null where a standard stream was closed (`>&-`): else the next file opened would take its number."""
     for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
@@ -32,6 +51,7 @@ def _no_encoding(**_: str) -> None:
 
 def main() -> NoReturn:
     """Run the command line of this process, and end it."""
+    _heed_lost_interrupts()
     _open_standard_streams()
     if sys.argv[1:2] == ["oci"]:
         # has a start of its own, faster still

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -48,6 +49,32 @@ def every_command(group: click.Group = cli, path: str = "oakum") -> list[tuple[s
         if isinstance(command, click.Group):
             found += every_command(command, f"{path} {name}")
     return found
+
+
+INTERRUPTED_IN_A_CALLBACK = """
+import os, signal, sys, types, weakref
+
+def invoke():
+    thing = type("Thing", (), {})()
+    kept = weakref.ref(thing, lambda _: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    del thing
+    print("went on")
+
+sys.modules["oakum.cli.app"] = types.SimpleNamespace(invoke=invoke, finish=lambda _: 0)
+from oakum.cli.main import main
+main()
+"""
+
+
+def test_a_ctrl_c_that_python_would_drop_ends_the_command_all_the_same() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IN_A_CALLBACK],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_every_command_of_the_table_is_there_and_explains_itself() -> None:
