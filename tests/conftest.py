@@ -11,6 +11,7 @@ import gc
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -136,6 +137,9 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = leaks.take(run_directory())
     yield
+    # What a failed test still had open is its own, and not to be found by the next one: pytest keeps its frames here.
+    for name in ("last_type", "last_value", "last_traceback"):
+        vars(sys).pop(name, None)
     left = leaks.leaked(before, run_directory())
     if left:
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
