@@ -25,6 +25,8 @@ from tests.support.reaper import live_under_reaper, run_directory
 from tests.support.rootfs import make_rootfs
 
 if TYPE_CHECKING:
+    from tests.kernel.oci_cli_box import Runtime
+    from tests.kernel.oci_forks import Forks
     from tests.support.engines import Lab
 
 _ASKED_TO_END = (
@@ -139,7 +141,8 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     # What a failed test still had open is its own, and not to be found by the next one: pytest keeps its frames here.
     for name in ("last_type", "last_value", "last_traceback"):
-        vars(sys).pop(name, None)
+        if hasattr(sys, name):
+            delattr(sys, name)
     left = leaks.leaked(before, run_directory())
     if left:
         pytest.fail("left behind:\n  " + "\n  ".join(left), pytrace=False)
@@ -175,6 +178,25 @@ def lab(module_directories: Directories, tmp_path_factory: pytest.TempPathFactor
 
     with laboratory(*module_directories, tmp_path_factory.mktemp("lab")) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """A process with the runtime loaded, whose forks are what `runtime` runs."""
+    from tests.kernel.oci_forks import Forks
+
+    with Forks() as made:
+        yield made
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, forks: Forks) -> Iterator[Runtime]:
+    """`oakum oci`, but for the start of a sealed interpreter."""
+    from tests.kernel.oci_forks import QuickRuntime
+
+    made = QuickRuntime(tmp_path, forks)
+    yield made
+    made.close()
 
 
 def make_directories(parent: Path) -> Directories:

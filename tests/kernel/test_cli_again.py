@@ -9,21 +9,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.cli_box import Box, opened
+from tests.kernel.cli_box import Box
 from tests.support.patience import eventually
 
 
-@pytest.fixture(scope="module")
-def shop(module_directories, tmp_path_factory) -> Iterator[Box]:
-    with opened(module_directories, tmp_path_factory.mktemp("reg")) as box:
-        yield box
-
-
-@pytest.fixture
-def box(shop: Box) -> Iterator[Box]:
-    yield shop
-    shop.clear()
-    shop("volume", "prune", "-f")
+@pytest.fixture(autouse=True)
+def no_volumes_left(box: Box) -> Iterator[None]:
+    yield
+    box.clear()
+    box("volume", "prune", "-f")
 
 
 def test_start_and_restart_bring_back_what_has_ended(box: Box) -> None:

@@ -6,24 +6,11 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.cli_box import Box, opened
-
-
-@pytest.fixture(scope="module")
-def shop(module_directories, tmp_path_factory) -> Iterator[Box]:
-    with opened(module_directories, tmp_path_factory.mktemp("reg")) as box:
-        yield box
-
-
-@pytest.fixture
-def box(shop: Box) -> Iterator[Box]:
-    yield shop
-    shop.clear()
+from tests.kernel.cli_box import Box
 
 
 @pytest.fixture

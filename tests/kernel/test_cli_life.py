@@ -10,29 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from oakum.backend.config import ContainerConfig, ContainerMetadata, SandboxConfig, SandboxMetadata
 from oakum.engine.engine import Engine
-from tests.kernel.cli_box import Box, opened
+from tests.kernel.cli_box import Box
 from tests.support.images import busybox_layer
 from tests.support.patience import eventually, patient
 from tests.support.registry import Registry
-
-
-@pytest.fixture(scope="module")
-def shop(module_directories, tmp_path_factory) -> Iterator[Box]:
-    with opened(module_directories, tmp_path_factory.mktemp("reg")) as box:
-        yield box
-
-
-@pytest.fixture
-def box(shop: Box) -> Iterator[Box]:
-    yield shop
-    shop.clear()
 
 
 @pytest.fixture

@@ -11,24 +11,11 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.cli_box import Box, opened
+from tests.kernel.cli_box import Box
 from tests.support.patience import eventually, patient
-
-
-@pytest.fixture(scope="module")
-def shop(module_directories, tmp_path_factory) -> Iterator[Box]:
-    with opened(module_directories, tmp_path_factory.mktemp("reg")) as box:
-        yield box
-
-
-@pytest.fixture
-def box(shop: Box) -> Iterator[Box]:
-    yield shop
-    shop.clear()
 
 
 def run(box: Box, *arguments: str, **options) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,11 @@ from typing import Any
 import pytest
 
 from tests.kernel.oci_cli_box import Runtime
-from tests.kernel.oci_forks import Forks, QuickRuntime
 from tests.support.patience import eventually
 from tests.support.runtime_spec import mistakes
 
 # a prime: no field is always passed over
 STEP = 1 if os.environ.get("OAKUM_TESTS_ALL") else 11
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as made:
-        yield made
-
-
-@pytest.fixture
-def runtime(tmp_path: Path, forks: Forks) -> Iterator[Runtime]:
-    made = QuickRuntime(tmp_path, forks)
-    yield made
-    made.close()
 
 
 def machine(runtime: Runtime) -> tuple[list[str], list[str]]:

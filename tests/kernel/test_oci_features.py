@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,7 @@ import pytest
 from oakum.oci.refusals import REFUSED
 from tests.kernel.oci_box import NAMESPACES
 from tests.kernel.oci_cli_box import Runtime
-from tests.kernel.oci_forks import Forks, QuickRuntime
 from tests.support.runtime_spec import document, fields
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as made:
-        yield made
-
-
-@pytest.fixture
-def runtime(tmp_path: Path, forks: Forks) -> Iterator[Runtime]:
-    made = QuickRuntime(tmp_path, forks)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -14,23 +14,9 @@ import pytest
 
 from tests.kernel.oci_box import NAMESPACES
 from tests.kernel.oci_cli_box import Runtime
-from tests.kernel.oci_forks import Forks, QuickRuntime
 from tests.support.patience import eventually
 
 HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as made:
-        yield made
-
-
-@pytest.fixture
-def runtime(tmp_path: Path, forks: Forks) -> Iterator[Runtime]:
-    made = QuickRuntime(tmp_path, forks)
-    yield made
-    made.close()
 
 
 def runs(runtime: Runtime, script: str, **changes: Any) -> str:

@@ -9,21 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.oci_cli_box import Runtime
-from tests.kernel.oci_forks import Forks, QuickRuntime
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    with Forks() as made:
-        yield made
-
-
-@pytest.fixture
-def runtime(tmp_path: Path, forks: Forks) -> Iterator[Runtime]:
-    """`oakum oci`, but for the start of a sealed interpreter."""
-    made = QuickRuntime(tmp_path, forks)
-    yield made
-    made.close()
 
 
 @pytest.fixture
