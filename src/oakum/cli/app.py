@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any, Final
@@ -179,6 +180,8 @@ def invoke(arguments: list[str] | None = None) -> int:
         if os.environ.get(DEBUG_VARIABLE):
             return report_bug(error)
         hint = f"{DEBUG_VARIABLE}=1 shows where"
+        if error.errno == errno.EROFS:
+            from oakum.model.readonly import HINT as hint  # noqa: N811 - hardly ever
         return report(
             SystemFailure.from_os_error(error, "call the system", hint=hint), as_json=session.as_json
         )

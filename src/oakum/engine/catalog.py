@@ -112,7 +112,7 @@ class Catalog:
 
     def _remember(self, ended: Sequence[ContainerRecord]) -> None:
         """Keep newly found ends in the rows, so that the next listing reads no files for them."""
-        if not ended:
+        if not ended or not self._context.store.writable:
             return
         store = self._context.store
         with store.transaction():

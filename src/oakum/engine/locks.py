@@ -27,7 +27,7 @@ _POLL_MAX_S = 0.05
 
 def nobody_holds(path: str) -> bool:
     """Whether nobody has the lock of a file now. Raises OSError: it is not there, or cannot be opened."""
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

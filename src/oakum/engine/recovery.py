@@ -65,6 +65,8 @@ def recover(context: Context, worker: Callable[[str], Worker]) -> list[str]:
         return []
     done: list[str] = []
     store = context.store
+    if not store.writable:
+        return done  # on a read-only file system all there is to do is look
     sandbox_ids, container_ids = store.unsettled()
     lost = [s.id for s in store.sandboxes() if s.phase == "ready" and not shim_seems_alive(s)]
     # Sandboxes first: undoing one needs no container, removing one removes its containers.
@@ -117,6 +119,7 @@ def _networks(context: Context, worker: Callable[[str], Worker], sandbox_id: str
 
 def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str]:
     """As `recover`, and remove every directory, snapshot, address and lock that belongs to no row."""
+    context.store.require_writable()
     done = recover(context, worker)
     done += _abandoned(context, worker)
     done += _orphaned_pods(context)
@@ -136,15 +139,17 @@ def recover_fully(context: Context, worker: Callable[[str], Worker]) -> list[str
 
 def _with_lock(context: Context, name: str, step: Callable[[ObjectLock], str], done: list[str]) -> None:
     """One object, if nobody works on it. A failure is said and does not keep the others from being recovered."""
-    lock = context.locks.try_acquire(name)
-    if lock is None:
-        return
+    lock = None
     try:
+        lock = context.locks.try_acquire(name)
+        if lock is None:
+            return
         said = step(lock)
     except OakumError as error:
         said = f"{name[:12]}: not recovered: {error}"
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
     if said:
         done.append(said)
 

@@ -19,6 +19,10 @@ def storage_error(error: OSError, operation: str, subject: str) -> ResourceExhau
         return ResourceExhausted(
             operation, subject, "no space left on device", hint="remove images or containers"
         )
+    if error.errno == errno.EROFS:
+        from oakum.model.readonly import HINT  # hardly ever, and it loads more than this
+
+        return SystemFailure.from_os_error(error, operation, subject, hint=HINT)
     return SystemFailure.from_os_error(error, operation, subject)
 
 

@@ -149,6 +149,26 @@ class PublishedPort(NamedTuple):
     address: str
 
 
+def _connect(path: str) -> sqlite3.Connection:
+    try:
+        # Not `access` alone: it may be there before long.
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            from oakum.model.readonly import open_read_only  # hardly ever
+
+            return open_read_only(path, timeout_s=_BUSY_S)
+        return sqlite3.connect(
+            path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
+        )
+    except sqlite3.Error as error:
+        raise _failure(error, "open network database", path) from error
+
+
+def _failure(error: Exception, operation: str, path: str) -> SystemFailure:
+    from oakum.model.readonly import HINT, refused  # only what fails asks
+
+    return SystemFailure(operation, path, str(error), hint=HINT if refused(error, path) else "")
+
+
 class NetworkDatabase:
     """One connection to network.db. Not thread-safe: the caller holds a lock."""
 
@@ -157,11 +177,9 @@ class NetworkDatabase:
         self.path = path
         try:
             os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-            self._connection = sqlite3.connect(
-                path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=64
-            )
-        except (OSError, sqlite3.Error) as error:
-            raise SystemFailure("open network database", path, str(error)) from error
+            self._connection = _connect(path)
+        except OSError as error:
+            raise _failure(error, "open network database", path) from error
         try:
             self._connection.execute("PRAGMA foreign_keys = ON")
             # A power cut may take the last changes, never the database; after it the sandboxes are gone, too.
@@ -170,7 +188,7 @@ class NetworkDatabase:
                 self._bring_up_to_date()
         except sqlite3.Error as error:
             self._connection.close()
-            raise SystemFailure("open network database", path, str(error)) from error
+            raise _failure(error, "open network database", path) from error
         except SystemFailure:
             self._connection.close()
             raise
@@ -210,13 +228,13 @@ class NetworkDatabase:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise SystemFailure("lock network database", self.path, str(error)) from error
+            raise _failure(error, "lock network database", self.path) from error
         try:
             yield
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            raise SystemFailure("change network database", self.path, str(error)) from error
+            raise _failure(error, "change network database", self.path) from error
         except BaseException:
             self._roll_back()
             raise

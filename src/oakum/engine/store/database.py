@@ -7,6 +7,7 @@ the last transactions but never damages; recovery compares with the disk anyway.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -56,13 +57,22 @@ class Store:
         # id → (the row's bytes, its decoded value): a row is decoded again only when its bytes changed.
         self._decoded: dict[str, tuple[bytes, Any]] = {}
         self._listings: dict[str, tuple[tuple[int, int], Any]] = {}
+        self.writable = True
         try:
             headroom.adjust(os.path.dirname(path) or ".")
             # Before SQLite makes it (and its log beside it, with the same mode) readable for everybody.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
         except OSError as error:
-            raise storage_error(error, "open database", path) from error
+            if error.errno != errno.EROFS or not os.path.exists(path):
+                raise storage_error(error, "open database", path) from error
+            self.writable = False
         try:
+            if not self.writable:
+                from oakum.model.readonly import open_read_only  # hardly ever
+
+                self._connection = open_read_only(path, timeout_s=_BUSY_TIMEOUT_S)
+                migrate(self._connection, path)
+                return
             self._connection = sqlite3.connect(
                 path,
                 timeout=_BUSY_TIMEOUT_S,
@@ -81,6 +91,11 @@ class Store:
         """Close the connection."""
         with self._guard:
             self._connection.close()
+
+    def require_writable(self) -> None:
+        """Refuse what would change anything, where nothing can be written. Raises SystemFailure."""
+        if not self.writable:
+            raise storage_error(OSError(errno.EROFS, ""), "change database", self._path)
 
     @contextmanager
     def transaction(self) -> Generator[None]:
@@ -487,6 +502,8 @@ def _failure(error: sqlite3.Error, operation: str, path: str) -> OakumError:
         return ResourceExhausted(
             operation, path, "no space left on device", hint="remove images or containers"
         )
+    if "readonly" in text:
+        return storage_error(OSError(errno.EROFS, ""), operation, path)
     if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
         return DataLoss(operation, path, text, hint="restore it from a backup or remove the root directory")
     return SystemFailure(operation, path, text)
