@@ -118,6 +118,7 @@ class Mount(Struct, frozen=True, kw_only=True):
     options: tuple[str, ...] = ()
     tmpfs: bool = False
     volume: str | None = None
+    no_copy: bool = False  # an empty volume stays empty, whatever the image has there
 
 
 class Device(Struct, frozen=True, kw_only=True):

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -12,14 +13,21 @@ from oakum.cli import foreground
 from oakum.cli.complete import complete_container
 from oakum.cli.flags import words
 from oakum.cli.lazy import SectionOption, TeachingCommand
-from oakum.cli.report import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED
+from oakum.cli.report import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_NOT_INVOKED, report
 from oakum.cli.session import Session, pass_session
 from oakum.cli.signals import SignalQueue
 from oakum.cli.terminal import DEFAULT_DETACH_KEYS
-from oakum.errors import FailedPrecondition, InvalidArgument
+from oakum.errors import (
+    CommandNotRunnable,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    SystemFailure,
+)
 
 if TYPE_CHECKING:
-    from oakum.engine.namespace import Namespace
+    from collections.abc import Callable
+
     from oakum.shim.client import Exec
 
 
@@ -46,7 +54,10 @@ if TYPE_CHECKING:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_session
 def exec_(session: Session, container: str, command: tuple[str, ...], **options: Any) -> int:
-    """Run COMMAND in a running container; its exit code becomes that of `oakum exec`."""
+    """Run COMMAND in a running container; its exit code becomes that of `oakum exec`.
+
+    126 means that it cannot be run, or not there or not as that user; 127 that there is no such command.
+    """
     wanted = foreground.Wanted(
         tty=options["tty"], stdin=options["interactive"], detach_keys=options["detach_keys"]
     )
@@ -62,38 +73,63 @@ def exec_(session: Session, container: str, command: tuple[str, ...], **options:
         "user": words.check_user(options["user"]) if options["user"] else "",
         "privileged": options["privileged"],
     }
-    if options["detach"]:
-        return _exec_detached(namespace, container_id, command, start)
-    with SignalQueue(everything=True) as signals:
-        if wanted.tty:
-            return _exec_terminal(namespace, container_id, command, start, wanted=wanted, signals=signals)
-        return _exec_pipes(namespace, container_id, command, start, wanted=wanted, signals=signals)
+    launch = _Launch(session, container, partial(namespace.exec_start, container_id, command, **start))
+    try:
+        if options["detach"]:
+            return _exec_detached(launch)
+        with SignalQueue(everything=True) as signals:
+            if wanted.tty:
+                return _exec_terminal(launch, start["env"], wanted=wanted, signals=signals)
+            return _exec_pipes(launch, wanted=wanted, signals=signals)
+    except _NotStarted as refused:
+        return refused.code
 
 
-def _exec_detached(
-    namespace: Namespace, container_id: str, command: tuple[str, ...], start: dict[str, Any]
-) -> int:
+class _NotStarted(Exception):
+    """The command did not start, and that was said; `code` is what to end with."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class _Launch(NamedTuple):
+    """The start of a command in a container, as far as all kinds of execs have it in common."""
+
+    session: Session
+    container: str
+    start: Callable[..., Exec]
+
+    def __call__(self, **stdio: Any) -> Exec:
+        """Start it. Raises _NotStarted, OakumError."""
+        try:
+            return self.start(**stdio)
+        except CommandNotRunnable as error:
+            error.add_note(f"in container {self.container}")
+            raise
+        except (NotFound, InvalidArgument, SystemFailure) as error:
+            # its user, its directory: shells know "cannot be run" as 126
+            error.add_note(f"in container {self.container}")
+            report(error, as_json=self.session.as_json)
+            raise _NotStarted(EXIT_NOT_INVOKED) from error
+
+
+def _exec_detached(launch: _Launch) -> int:
     null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        namespace.exec_start(container_id, command, stdio=(null_fd, null_fd, null_fd), **start)
+        launch(stdio=(null_fd, null_fd, null_fd))
     finally:
         os.close(null_fd)
     return 0
 
 
 def _exec_terminal(
-    namespace: Namespace,
-    container_id: str,
-    command: tuple[str, ...],
-    start: dict[str, Any],
-    *,
-    wanted: foreground.Wanted,
-    signals: SignalQueue,
+    launch: _Launch, env: tuple[tuple[str, str], ...], *, wanted: foreground.Wanted, signals: SignalQueue
 ) -> int:
     rows, columns = foreground.terminal.size(foreground.terminal_fd(tty=True))
-    if os.environ.get("TERM") and not any(name == "TERM" for name, _ in start["env"]):
-        start["env"] = (*start["env"], ("TERM", os.environ["TERM"]))
-    process = namespace.exec_start(container_id, command, tty=True, rows=rows, columns=columns, **start)
+    if os.environ.get("TERM") and not any(name == "TERM" for name, _ in env):
+        env = (*env, ("TERM", os.environ["TERM"]))
+    process = launch(tty=True, rows=rows, columns=columns, env=env)
     try:
         assert process.console_fd is not None
         os.set_blocking(process.console_fd.fileno(), False)
@@ -129,19 +165,11 @@ class _Pipes:
                 os.close(fd)
 
 
-def _exec_pipes(
-    namespace: Namespace,
-    container_id: str,
-    command: tuple[str, ...],
-    start: dict[str, Any],
-    *,
-    wanted: foreground.Wanted,
-    signals: SignalQueue,
-) -> int:
+def _exec_pipes(launch: _Launch, *, wanted: foreground.Wanted, signals: SignalQueue) -> int:
     pipes = _Pipes(stdin=wanted.stdin)
     try:
         stdio = (pipes.stdin_theirs, pipes.stdout_theirs, pipes.stderr_theirs)
-        process: Exec = namespace.exec_start(container_id, command, stdio=stdio, **start)
+        process = launch(stdio=stdio)
         pipes.close(*stdio)
         return foreground.follow_exec(
             process,

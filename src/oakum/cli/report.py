@@ -11,6 +11,7 @@ from oakum.errors import CommandNotRunnable, Internal, OakumError, exit_code
 
 # what docker's command line ends with when it, and not the container, failed
 EXIT_RUN_FAILED: Final = 125
+EXIT_NOT_INVOKED: Final = 126
 EXIT_INTERRUPTED: Final = 130
 EXIT_BROKEN_PIPE: Final = 141
 EXIT_BUG: Final = 70  # EX_SOFTWARE of sysexits.h

@@ -184,7 +184,8 @@ def build(
     source = context.snapshotter.prepare_container(record.id, record.chain_id)
     user_namespaces.own_upper(source, sandbox.config.namespaces)
     anonymous = _anonymous_volumes(record.config, image)
-    volume_paths = volumes.create(f"{bundle}/volumes", anonymous, source)
+    empty = [clean(mount.container_path) for mount in record.config.mounts if mount.no_copy]
+    volume_paths = volumes.create(f"{bundle}/volumes", anonymous, source, empty=empty)
     config = _with_volumes(context, record, source)
     around = builder.Surroundings(
         sandbox=sandbox.config,
@@ -223,7 +224,9 @@ def _with_volumes(context: Context, record: ContainerRecord, source: RootfsSourc
         if mount.volume is None:
             mounts.append(mount)
         elif mount.volume:
-            path = named.ensure(mount.volume, record.id, source, mount.container_path)
+            path = named.ensure(
+                mount.volume, record.id, None if mount.no_copy else source, mount.container_path
+            )
             mounts.append(msgspec.structs.replace(mount, host_path=path))
     return msgspec.structs.replace(config, mounts=tuple(mounts))
 

@@ -174,7 +174,7 @@ def check_mount_sources(mounts: Sequence[Mount], *, make_missing: bool) -> list[
         if not os.path.lexists(real):
             if not make_missing:
                 raise NotFound(
-                    "mount", source, "no such file or directory on the host", hint="make it first, or use -v"
+                    "mount", source, "no such file or directory on the host", hint=f"mkdir -p {source}"
                 )
             try:
                 os.makedirs(real, mode=0o755, exist_ok=True)

@@ -75,10 +75,10 @@ class NamedVolumes:
                 self._make(name, labels)
         return self.find(name)
 
-    def ensure(self, name: str, container_id: str, source: RootfsSource, place: str) -> str:
+    def ensure(self, name: str, container_id: str, source: RootfsSource | None, place: str) -> str:
         """The directory of a volume that a container mounts at `place`, made if need be.
 
-        An empty one that nobody else mounts begins with what the image has there. The container's row is there
+        An empty one that nobody else mounts begins with what the image has there, unless `source` is None. The container's row is there
         already, so nobody removes it meanwhile.
         """
         check_name("volume", name)
@@ -86,7 +86,11 @@ class NamedVolumes:
         with self._changing(), storing("make volume", name):
             if not os.path.isdir(data):
                 self._make(name, {})
-            if not os.listdir(data) and set(self._users().get(name, ())) <= {container_id}:
+            if (
+                source is not None
+                and not os.listdir(data)
+                and set(self._users().get(name, ())) <= {container_id}
+            ):
                 partial = f"{self._directory}/{name}/.{_DATA}.partial"
                 copy_place(source, place, partial)
                 os.rename(partial, data)

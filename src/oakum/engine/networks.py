@@ -128,25 +128,37 @@ def _begin_first(
     context: Context, record: SandboxRecord, request: NetworkRequest, hostname: str
 ) -> Callable[[], Attachment]:
     """A place in the one network that a sandbox is in, which brings its ports; in two halves."""
-    return context.network.begin(
-        record.id,
-        _netns(context, record),
-        network=request.network,
-        port_mappings=record.config.port_mappings,
-        hostname=hostname,
-        options=_options(record, request, _names(context, record, hostname)),
-    )
+    try:
+        return context.network.begin(
+            record.id,
+            _netns(context, record),
+            network=request.network,
+            port_mappings=record.config.port_mappings,
+            hostname=hostname,
+            options=_options(record, request, _names(context, record, hostname)),
+        )
+    except AlreadyExists as error:
+        raise _by_name(context, record, error) from error
 
 
 def _join(context: Context, record: SandboxRecord, request: NetworkRequest, hostname: str) -> Attachment:
     """A place in a further network."""
-    return context.network.connect(
-        record.id,
-        _netns(context, record),
-        network=request.network,
-        hostname=hostname,
-        options=_options(record, request, _names(context, record, hostname)),
-    )
+    try:
+        return context.network.connect(
+            record.id,
+            _netns(context, record),
+            network=request.network,
+            hostname=hostname,
+            options=_options(record, request, _names(context, record, hostname)),
+        )
+    except AlreadyExists as error:
+        raise _by_name(context, record, error) from error
+
+
+def _by_name(context: Context, record: SandboxRecord, error: AlreadyExists) -> AlreadyExists:
+    from oakum.engine import holders  # only conflicts need it
+
+    return holders.by_name(context, error, record.namespace)
 
 
 def name_lines(context: Context, record: SandboxRecord, attachment: Attachment | None) -> list[str] | None:

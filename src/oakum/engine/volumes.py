@@ -8,15 +8,17 @@ cannot leave it, and copied without following a link.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from oakum.engine.storage import storage_error
 from oakum.linux.fd import Fd
 from oakum.model.rootfs import RootfsSource
 
 
-def create(directory: str, places: Sequence[str], source: RootfsSource) -> dict[str, str]:
-    """Container path → host directory, each a copy of the image's. Idempotent: a finished copy is kept."""
+def create(
+    directory: str, places: Sequence[str], source: RootfsSource, *, empty: Collection[str] = ()
+) -> dict[str, str]:
+    """Container path → host directory, each a copy of the image's or `empty`. Idempotent: a finished copy is kept."""
     if not places:
         return {}
     found: dict[str, str] = {}
@@ -25,7 +27,7 @@ def create(directory: str, places: Sequence[str], source: RootfsSource) -> dict[
         for number, place in enumerate(places):
             target = f"{directory}/{number}"
             if not os.path.isdir(target):
-                copy_place(source, place, f"{directory}/.{number}.partial")
+                copy_place(None if place in empty else source, place, f"{directory}/.{number}.partial")
                 os.rename(f"{directory}/.{number}.partial", target)
             found[place] = target
     except OSError as error:
@@ -33,8 +35,8 @@ def create(directory: str, places: Sequence[str], source: RootfsSource) -> dict[
     return found
 
 
-def copy_place(source: RootfsSource, place: str, partial: str) -> None:
-    """Make `partial` anew as a copy of an image's directory; empty where the image has none. Raises OSError."""
+def copy_place(source: RootfsSource | None, place: str, partial: str) -> None:
+    """Make `partial` anew as a copy of an image's directory; empty where the image, or nobody, has one. Raises OSError."""
     # Copying trees is the snapshots' craft; only images with volumes load it.
     from oakum.linux.paths import open_in_root
     from oakum.snapshots.merge import merge_layer
@@ -44,6 +46,8 @@ def copy_place(source: RootfsSource, place: str, partial: str) -> None:
     with parent_fd:
         remove_tree(parent_fd.fileno(), os.path.basename(partial))
         os.mkdir(os.path.basename(partial), 0o755, dir_fd=parent_fd.fileno())
+        if source is None:
+            return
         target_fd = Fd(os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
     with target_fd, _rootfs(source) as root_fd:
         try:

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 # Members that `oci.tuning` carries out; of process and of linux.
 _TUNED: Final = frozenset({"scheduler", "ioPriority", "execCPUAffinity", "memoryPolicy", "personality"})
+_CWD: Final = "the working directory (-w, process.cwd) has to be a directory inside the container"
+# What limits on a process itself (setrlimit) may take from us, who are that process until execve.
+_NO_ROOM: Final = "Cannot allocate memory (ENOMEM)"
+_ROOM: Final = "its limit of address space or data (--ulimit, rlimits) is below what a start needs: 32 MiB"
+_FILES: Final = "its limit of open files (--ulimit nofile, rlimits) is below what a start needs: 16"
 
 
 class Handover(NamedTuple):
@@ -85,8 +90,10 @@ def guard(channel: Channel, body: Callable[[], None]) -> Callable[[], int]:
                 failure,
                 call_name(failure) or "set up container",
                 str(failure.filename or ""),
-                hint=kernel_message(failure),
+                hint=_FILES if failure.errno == errno.EMFILE else kernel_message(failure),
             )
+        except MemoryError:
+            error = SystemFailure("set up container", "its process", _NO_ROOM, hint=_ROOM, errno=errno.ENOMEM)
         except Exception as failure:  # noqa: BLE001 - edge of the process: a bug must reach the parent too
             error = Internal("set up container", _raised_at(failure), repr(failure))
         channel.send("error", {"error": error.to_dict()})
@@ -229,6 +236,10 @@ def _make_cwd(cwd: str, identity: Identity) -> None:
     if not os.path.isdir(cwd):
         try:
             os.makedirs(cwd, 0o755, exist_ok=True)
+        except FileExistsError as failure:
+            raise SystemFailure(
+                "enter working directory", cwd, "it is not a directory", hint=_CWD, errno=errno.ENOTDIR
+            ) from failure
         except OSError as failure:
             raise SystemFailure.from_os_error(
                 failure, "make working directory", f"{cwd} for {identity.uid}:{identity.gid}"
@@ -242,6 +253,4 @@ def _enter_cwd(cwd: str) -> None:
         if not os.getcwd().startswith("/"):
             raise FileNotFoundError(errno.ENOENT, "outside of the container's root", cwd)
     except OSError as failure:
-        raise SystemFailure.from_os_error(
-            failure, "chdir", cwd, hint="process.cwd has to be a directory inside the container"
-        ) from failure
+        raise SystemFailure.from_os_error(failure, "chdir", cwd, hint=_CWD) from failure

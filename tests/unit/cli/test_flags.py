@@ -96,6 +96,10 @@ def test_ulimits() -> None:
     assert values.parse_ulimit("nofile=1024:4096") == Rlimit(type="RLIMIT_NOFILE", soft=1024, hard=4096)
     assert values.parse_ulimit("core=0") == Rlimit(type="RLIMIT_CORE", soft=0, hard=0)
     assert values.parse_ulimit("memlock=-1") == Rlimit(type="RLIMIT_MEMLOCK", soft=2**64 - 1, hard=2**64 - 1)
+    assert values.parse_ulimit("as=64000000:640000000").hard == 640000000
+    with pytest.raises(InvalidArgument, match="no process starts with less") as caught:
+        values.parse_ulimit("as=100000")  # what shells count in KiB
+    assert "bytes" in caught.value.hint
     for text in ("nofile", "nofile=", "bogus=1", "nofile=2:1", "nofile=1:2:3", "nofile=x"):
         with pytest.raises(InvalidArgument):
             values.parse_ulimit(text)
@@ -274,6 +278,7 @@ def test_volumes() -> None:
         ("/a:/", "root cannot be mounted over"),
         ("/a:/..", "root cannot be mounted over"),
         ("/a:/b:bogus", "unknown option"),
+        ("/a:/b:nocopy", "of a path nothing is copied"),
         ("/a:/b:ro:x", "too many colons"),
         (":/b", "source is empty"),
     ],
@@ -290,6 +295,9 @@ def test_volumes_of_ours() -> None:
     assert mounts.parse_volume("/data", cwd="/w") == Mount(volume="", container_path="/data")
     assert mounts.parse_mount("type=volume,src=db,dst=/data", cwd="/w").volume == "db"
     assert mounts.parse_mount("type=volume,dst=/data", cwd="/w").volume == ""
+    assert mounts.parse_volume("db:/data:ro,nocopy", cwd="/w").no_copy
+    assert mounts.parse_mount("type=volume,dst=/data,volume-nocopy", cwd="/w").no_copy
+    assert not mounts.parse_mount("type=volume,dst=/data,volume-nocopy=false", cwd="/w").no_copy
 
 
 def test_a_path_that_looks_like_a_name_has_a_way_out() -> None:
@@ -395,13 +403,16 @@ def test_any_env_file_gives_names_without_blanks_or_is_refused(text: str) -> Non
     assert all(name and "=" not in name and not any(c.isspace() for c in name) for name, _ in found)
 
 
-@pytest.mark.parametrize("text", ["0", "1000:1000", "nobody", "www-data:www-data", "app:0", "4294967294"])
+@pytest.mark.parametrize(
+    "text", ["0", "1000:1000", "nobody", "www-data:www-data", "app:0", "4294967294", ":33", ":mail"]
+)
 def test_users(text: str) -> None:
     assert words.check_user(text) == text
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "a:", ":b", "a:b:c", "a b", "-1", "4294967295", "a\n", "../x", "a:b\0"]
+    "text",
+    ["", ":", "a:", "::", ":-1", ":4294967295", "a:b:c", "a b", "-1", "4294967295", "a\n", "../x", "a:b\0"],
 )
 def test_what_is_no_user_is_refused(text: str) -> None:
     # a newline in a user once became a second line of /etc/passwd in another runtime

@@ -22,7 +22,7 @@ _PROPAGATION: Final[dict[str, Propagation]] = {
     "rshared": "bidirectional",
 }
 _FLAGS: Final = frozenset(["nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime"])
-_IGNORED: Final = frozenset(["rw", "nocopy", "consistent", "cached", "delegated", "bind", "rbind"])
+_IGNORED: Final = frozenset(["rw", "consistent", "cached", "delegated", "bind", "rbind"])
 # as docker has it: a scratch area for everybody that nothing is run from, unless said otherwise
 _TMPFS_USUAL: Final[tuple[str, ...]] = ("nosuid", "nodev", "noexec", "mode=1777")
 _TMPFS_KEYS: Final = frozenset(["size", "mode", "uid", "gid", "nr_inodes", "nr_blocks"])
@@ -80,7 +80,7 @@ def _source(option: str, text: str, source: str, cwd: str) -> str | Volume:
 
 
 def _mount(option: str, text: str, source: str | Volume, target: str, options: list[str]) -> Mount:
-    readonly = recursive = relabel = False
+    readonly = recursive = relabel = no_copy = False
     propagation: Propagation = "private"
     extra: list[str] = []
     for word in options:
@@ -90,15 +90,18 @@ def _mount(option: str, text: str, source: str | Volume, target: str, options: l
             readonly = recursive = True
         elif word in ("z", "Z"):
             relabel = True
+        elif word in ("nocopy", "volume-nocopy") and isinstance(source, Volume):
+            no_copy = True
         elif word in _PROPAGATION:
             propagation = _PROPAGATION[word]
         elif word in _FLAGS:
             extra.append(word)
         elif word not in _IGNORED:
+            cause = "of a path nothing is copied" if word.endswith("nocopy") else f"unknown option {word!r}"
             raise InvalidArgument(
                 f"parse {option}",
                 repr(text),
-                f"unknown option {word!r}",
+                cause,
                 hint="try ro, rro, rslave, rshared or noexec",
             )
     return Mount(
@@ -108,6 +111,7 @@ def _mount(option: str, text: str, source: str | Volume, target: str, options: l
         readonly=readonly,
         recursive_read_only=recursive,
         selinux_relabel=relabel,
+        no_copy=no_copy,
         propagation=propagation,
         options=tuple(extra),
     )
@@ -184,6 +188,8 @@ def _mount_fields(text: str) -> tuple[dict[str, str], list[str]]:
             fields[names[key]] = value
         elif key in ("ro", "readonly") and value in ("", "1", "true"):
             words.append("ro")
+        elif key == "volume-nocopy" and value in ("", "1", "true", "0", "false"):
+            words += [key] * (value in ("", "1", "true"))
         elif not equals or (key in ("ro", "readonly") and value in ("0", "false")):
             words.append(word if not equals else "rw")
         else:

@@ -26,6 +26,9 @@ _INT64_MAX: Final = 2**63 - 1
 _UNLIMITED: Final = 2**64 - 1
 # The kernel's default period of the CFS quota: sched-bwc, "cpu.cfs_period_us"
 CPU_PERIOD_US: Final = 100_000
+# limits of a process's own memory; below this even our part of a container's start fails
+_MEMORY_LIMITS: Final = ("as", "data")
+_LEAST_MEMORY_BYTES: Final = 32 << 20
 _LIMIT_NAMES: Final = frozenset(
     [
         "as",
@@ -155,6 +158,13 @@ def parse_ulimit(text: str) -> Rlimit:
     hard = _limit("--ulimit", text, hard_text) if colon else soft
     if soft > hard:
         raise InvalidArgument("parse --ulimit", repr(text), "the soft limit is above the hard one")
+    if name in _MEMORY_LIMITS and soft < _LEAST_MEMORY_BYTES:
+        raise InvalidArgument(
+            "parse --ulimit",
+            repr(text),
+            f"no process starts with less than {_LEAST_MEMORY_BYTES} bytes",
+            hint="it is given in bytes (`ulimit -v` of shells has KiB); to limit what a container uses: --memory",
+        )
     return Rlimit(type=f"RLIMIT_{name.upper()}", soft=soft, hard=hard)
 
 

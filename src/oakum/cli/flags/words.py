@@ -103,13 +103,13 @@ def parse_pairs(option: str, texts: Iterable[str], *, value_needed: bool = False
 
 
 def check_user(text: str) -> str:
-    """`text` if it can be a user: "uid", "name", "uid:gid", "name:group" and mixtures.
+    """`text` if it can be a user: "uid", "name", "uid:gid", "name:group" and mixtures; ":group" is root with that group.
 
     Raises:
         InvalidArgument: it cannot.
     """
     user, colon, group = text.partition(":")
-    parts = [user, group] if colon else [user]
+    parts = [group] if colon and not user else [user, group] if colon else [user]
     for part in parts:
         bad = not part or ":" in part or "/" in part or any(c.isspace() or not c.isprintable() for c in part)
         if bad or part.startswith("-") or (part.isascii() and part.isdecimal() and int(part) >= _ID_LIMIT):
