@@ -15,6 +15,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import IO, Any, BinaryIO, Final, Protocol, cast
@@ -32,6 +33,7 @@ from oakum.images.manifests import (
     DOCKER_LAYER,
     DOCKER_MANIFEST,
     MANIFEST_LIMIT_BYTES,
+    Descriptor,
     Index,
     parse_index,
     parse_manifest_or_index,
@@ -69,7 +71,7 @@ def read_archive(source: str | BinaryIO, content: ContentStore) -> list[Imported
         try:
             files = _open_source(source, stack)
             return _Import(files, content).images()
-        except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataLoss("import images", _name_of(source), f"damaged archive: {error}") from error
         except OSError as error:
             raise storage_error(error, "import images", _name_of(source)) from error
@@ -120,11 +122,18 @@ class _Import:
             for entry in found.manifests:
                 # An archive of an index may leave out platforms.
                 if _blob_name(entry.digest) in self._names or self._content.has(entry.digest):
-                    self._tree(entry.digest, entry.size, depth - 1)
+                    self._branch(entry, depth - 1)
         else:
             for blob in found.blobs:
                 self._store(blob.digest, blob.size)
         self._content.write_blob(data, digest)
+
+    def _branch(self, entry: Descriptor, depth: int) -> None:
+        """Part of an index. Beside its images, builders put what is none: attestations, signatures."""
+        try:
+            self._tree(entry.digest, entry.size, depth)
+        except InvalidArgument:
+            return  # as a pull, which fetches the chosen image only
 
     def _blob_bytes(self, digest: str, limit: int) -> bytes:
         name = _blob_name(digest)

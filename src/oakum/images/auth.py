@@ -63,8 +63,13 @@ def token_request(
         Unauthenticated: the challenge names no usable token server, or one that would get our secrets in the clear.
     """
     realm = challenge.parameters.get("realm", "")
-    parts = urlsplit(realm)
-    if parts.scheme not in ("https", "http") or not parts.hostname or parts.username is not None:
+    try:
+        parts = urlsplit(realm)
+        usable = parts.scheme in ("https", "http") and parts.hostname and parts.username is None
+        _ = parts.port  # raises, too, where it is none
+    except ValueError:
+        parts, usable = urlsplit(""), False
+    if not usable:
         raise Unauthenticated("authenticate", repr(realm[:200]), "the registry names no usable token server")
     if parts.scheme == "http" and secure:
         raise Unauthenticated("authenticate", repr(realm[:200]), "the token server is not protected by TLS")

@@ -46,6 +46,7 @@ class Downloader:
         self._content = content
         self._progress = progress
         self._scope = f"repository:{reference.path}:pull"
+        self._resumed: set[str] = set()  # blobs that began with somebody's part and are not verified yet
 
     async def manifest(self, target: str, size: int | None = None) -> Manifestation:
         """The manifest or index of a tag or digest; from the store where it is there by digest.
@@ -97,9 +98,12 @@ class Downloader:
                 continue
             resumed = ingest.offset
             keep = True
+            if resumed:
+                self._resumed.add(digest)
             try:
                 await self._fill(ingest, advance)
                 await _to_its_end(ingest.commit)
+                self._resumed.discard(digest)
             except ResourceExhausted:
                 keep = False  # give the space back
                 raise
@@ -107,8 +111,8 @@ class Downloader:
                 keep = False
                 if not resumed:
                     raise
-                resumed = 0  # the part that an earlier process left may be the damaged one
-                raise DamagedResume from None
+                self._resumed.discard(digest)
+                raise DamagedResume from None  # the part that an earlier process left may be the damaged one
             finally:
                 ingest.close(keep=keep)
             break
@@ -119,6 +123,15 @@ class Downloader:
                 f"it has {self._content.size(digest)} bytes, the manifest says {wanted.size}",
             )
         advance(wanted.size)
+
+    def forget_resumed(self) -> bool:
+        """Remove the parts that were carried on with and never verified; whether there were any."""
+        had_any = bool(self._resumed)
+        while self._resumed:
+            ingest = self._content.try_ingest(self._resumed.pop(), 0)  # nothing of it is worth reading
+            if ingest is not None:
+                ingest.close(keep=False)
+        return had_any
 
     async def _turn(self, wanted: Descriptor) -> Ingest | None:
         """The right to bring the blob in; None when somebody else did meanwhile."""

@@ -74,7 +74,12 @@ class Fetch:
                 try:
                     return await self._image(downloader)
                 except BaseExceptionGroup as group:
-                    if not isinstance(_first(group), DamagedResume):
+                    first = _first(group)
+                    # Layers are unpacked before their blob is verified, so a damaged part may show there first.
+                    damaged = isinstance(first, DamagedResume) or (
+                        isinstance(first, DataLoss) and downloader.forget_resumed()
+                    )
+                    if not damaged:
                         raise
             raise DataLoss(
                 "pull image", self._reference.familiar, "stored parts of it were damaged; pull again"
@@ -123,7 +128,8 @@ class Fetch:
         for layer, diff_id, chain_id in zip(manifest.layers, config.diff_ids, config.chain_ids, strict=True):
             arrival = arrivals.get(layer.digest)
             if arrival is None:
-                paths = (self._content.ingest_path(layer.digest), self._content.path(layer.digest))
+                # In this order: when a blob has just been stored, who waited for it may open a new, empty part.
+                paths = (self._content.path(layer.digest), self._content.ingest_path(layer.digest))
                 arrival = arrivals[layer.digest] = Arrival(paths, layer.size)
             plans.append(LayerPlan(layer.digest, diff_id, chain_id, parent, arrival))
             parent = chain_id

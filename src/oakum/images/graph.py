@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from oakum.errors import DataLoss, NotFound
+from oakum.errors import DataLoss, InvalidArgument, NotFound
 from oakum.images.config import CONFIG_LIMIT_BYTES, ImageConfig, parse_config
 from oakum.images.content import ContentStore
 from oakum.images.layers import PulledImage
@@ -72,7 +72,7 @@ def reachable(content: ContentStore, digests: Iterable[str]) -> set[str]:
     """Every blob that the manifests and indexes `digests` need, themselves included.
 
     Parts that are not in the store (other platforms of an index) are named but not followed. A damaged
-    manifest keeps only itself.
+    manifest, and what is no image, keeps only itself.
     """
     seen: set[str] = set()
     pending = list(digests)
@@ -88,7 +88,7 @@ def reachable(content: ContentStore, digests: Iterable[str]) -> set[str]:
 def _children(content: ContentStore, digest: str, seen: set[str]) -> Iterator[str]:
     try:
         found = read_manifest(content, digest)
-    except (NotFound, DataLoss):
+    except (NotFound, DataLoss, InvalidArgument):
         return
     if isinstance(found, Index):
         yield from (entry.digest for entry in found.manifests)

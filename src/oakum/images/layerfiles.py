@@ -25,6 +25,8 @@ _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
 _AUFS_PRIVATE: Final = b".wh..wh."
 _DIRS_OPEN: Final = 128
+_KEPT_LIMIT_BYTES: Final = 256 << 20
+_KEPT_ENTRY_BYTES: Final = 256
 _FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIR_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY
 _NODE_TYPES: Final = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}
@@ -72,6 +74,7 @@ class LayerWriter:
         self._implicit: set[bytes] = set()
         self._links: list[tuple[bytes, bytes]] = []
         self._file: _OpenFile | None = None
+        self._kept_bytes = 0
 
     # Sink
 
@@ -241,6 +244,7 @@ class LayerWriter:
             os.mkdir(base, 0o755, dir_fd=parent_fd)
         except FileExistsError:
             return self._make_behind_link(name)
+        self._keep(name, _KEPT_ENTRY_BYTES)
         self._implicit.add(name)
         return paths.open_beneath(parent_fd, base, _DIR_FLAGS)
 
@@ -268,6 +272,9 @@ class LayerWriter:
                         # The layer removed what was there and made a directory: nothing shines through.
                         self._mark_opaque(parent_fd, base)
         self._implicit.discard(name)
+        self._keep(
+            name, _KEPT_ENTRY_BYTES + sum(len(v) + _KEPT_ENTRY_BYTES for v in (entry.xattrs or {}).values())
+        )
         self._explicit.pop(name, None)
         self._explicit[name] = _Directory(entry)
 
@@ -333,6 +340,7 @@ class LayerWriter:
             else:
                 self._link(source_fd, target_base, parent_fd, base)
         except (FileNotFoundError, NotADirectoryError):
+            self._keep(name, len(target) + _KEPT_ENTRY_BYTES)
             self._links.append((name, target))
 
     def _link(self, source_fd: int, target: bytes, parent_fd: int, base: bytes) -> None:
@@ -343,7 +351,7 @@ class LayerWriter:
             there = os.stat(base, dir_fd=parent_fd, follow_symlinks=False)
             if os.path.samestat(source, there):
                 return
-            self._clear(parent_fd, base)
+            self._clear(parent_fd, base, source_fd)
             os.link(target, base, src_dir_fd=source_fd, dst_dir_fd=parent_fd, follow_symlinks=False)
 
     def _node(self, parent_fd: int, base: bytes, entry: Entry) -> None:
@@ -378,22 +386,29 @@ class LayerWriter:
                 _set_xattr(path, key, value)
         os.utime(base, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
 
-    def _clear(self, parent_fd: int, base: bytes) -> None:
-        """Remove what an earlier entry of this layer put here."""
-        if not stat.S_ISDIR(os.stat(base, dir_fd=parent_fd, follow_symlinks=False).st_mode):
+    def _clear(self, parent_fd: int, base: bytes, in_use_fd: int = -1) -> None:
+        """Remove what an earlier entry of this layer put here; the caller's two descriptors stay open."""
+        kind = os.stat(base, dir_fd=parent_fd, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(kind) or stat.S_ISLNK(kind):
+            self._forget_dirs(
+                parent_fd, in_use_fd
+            )  # paths through it may be open, and lead elsewhere from now on
+        if stat.S_ISDIR(kind):
+            _remove_tree(parent_fd, base)
+        else:
             os.unlink(base, dir_fd=parent_fd)
-            return
-        # Paths below it may be open, and are gone now.
-        keep = os.dup(parent_fd)
-        try:
-            self._forget_dirs()
-            _remove_tree(keep, base)
-        finally:
-            os.close(keep)
 
-    def _forget_dirs(self) -> None:
-        while self._dirs:
-            os.close(self._dirs.popitem()[1])
+    def _forget_dirs(self, *kept: int) -> None:
+        for name, fd in list(self._dirs.items()):
+            if fd not in kept:
+                del self._dirs[name]
+                os.close(fd)
+
+    def _keep(self, name: bytes, size: int) -> None:
+        """Count what is remembered until the layer's end: a small blob may hold millions of directories."""
+        self._kept_bytes += len(name) + size
+        if self._kept_bytes > _KEPT_LIMIT_BYTES:
+            raise _hostile(name, f"more than {_KEPT_LIMIT_BYTES} bytes of directories and links to remember")
 
 
 class _OpenFile:

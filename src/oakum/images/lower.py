@@ -178,13 +178,33 @@ def _copy_file(found_fd: int, dir_fd: int, base: bytes) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         target_fd = os.open(base, flags, 0o600, dir_fd=dir_fd)
         try:
-            while os.copy_file_range(source_fd, target_fd, _COPY_BYTES):
-                pass
+            _copy_content(source_fd, target_fd)
             _copy_metadata(source_fd, target_fd)
         finally:
             os.close(target_fd)
     finally:
         os.close(source_fd)
+
+
+def _copy_content(source_fd: int, target_fd: int) -> None:
+    """Copy data and leave holes: a layer of a few bytes may have a file of terabytes."""
+    size = os.fstat(source_fd).st_size
+    os.ftruncate(target_fd, size)
+    offset = 0
+    while offset < size:
+        try:
+            offset = os.lseek(source_fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # only a hole is left
+            raise
+        end = os.lseek(source_fd, offset, os.SEEK_HOLE)
+        while offset < end:
+            length = min(end - offset, _COPY_BYTES)
+            copied = os.copy_file_range(source_fd, target_fd, length, offset, offset)
+            if not copied:
+                raise OSError(errno.EIO, "it became shorter while it was copied")
+            offset += copied
 
 
 def _copy_metadata(source_fd: int, target_fd: int) -> None:

@@ -260,11 +260,14 @@ def _manifest(document: _Document, kind: str, digest: str) -> Manifest:
         raise DataLoss("read manifest", digest, f"a config of {config.size} bytes is too large")
     layers = [_descriptor(raw, digest) for raw in document.layers or ()]
     _check_count(len(layers), digest)
+    sizes = {config.digest: config.size}
     for layer in layers:
         if layer.media_type not in _LAYER_TYPES:
             raise InvalidArgument(
                 "read manifest", digest, f"unknown layer media type {layer.media_type[:120]!r}"
             )
+        if sizes.setdefault(layer.digest, layer.size) != layer.size:
+            raise DataLoss("read manifest", digest, f"gives {layer.digest} two sizes")
     return Manifest(
         media_type=kind, config=config, layers=tuple(layers), annotations=document.annotations or {}
     )

@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, Self, cast
 from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
@@ -74,6 +75,14 @@ def _tls_context(_authorities: tuple[tuple[str, int], ...]) -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+class Interrupted(Exception):
+    """A request that must not simply be repeated broke off in the middle; `failure` is the error to tell."""
+
+    def __init__(self, failure: OakumError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
 class _Task(NamedTuple):
     """One request, as often as it takes."""
 
@@ -85,6 +94,7 @@ class _Task(NamedTuple):
     headers: dict[str, str]
     body: Body | None
     accept: Collection[int]
+    once: bool
 
 
 class RegistryClient:
@@ -117,11 +127,11 @@ class RegistryClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit_per_host=16, ssl=context),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": _USER_AGENT},
+            # Digests are of what is stored, so nothing may be packed for the way.
+            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
             auto_decompress=False,
             read_bufsize=_READ_BUFFER_BYTES,
             timeout=_TIMEOUT,
-            trust_env=not is_loopback(self.host),
         )
         return self
 
@@ -146,15 +156,18 @@ class RegistryClient:
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
         accept: Collection[int] = (200,),
+        once: bool = False,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """One request, repeated while that may help; the response has a status of `accept`.
 
         `address` is a path of the registry or a whole URL that it gave us; `body` makes the body anew for each try.
+        With `once`, a request that broke off, or that the server failed at, is not repeated.
 
         Raises:
+            Interrupted: only with `once`.
             NotFound, PermissionDenied, Unauthenticated, ResourceExhausted, Unavailable, DataLoss: by the last answer.
         """
-        task = _Task(method, address, scope, operation, subject, dict(headers or {}), body, accept)
+        task = _Task(method, address, scope, operation, subject, dict(headers or {}), body, accept, once)
         response = await self._persist(task)
         try:
             yield response
@@ -171,8 +184,11 @@ class RegistryClient:
             try:
                 response = await self._follow(task, used)
             except LINE_ERRORS as error:
+                failure = unavailable(task.operation, task.subject, self.host, error)
                 if attempt >= _ATTEMPTS or isinstance(error, aiohttp.ClientConnectorCertificateError):
-                    raise unavailable(task.operation, task.subject, self.host, error) from error
+                    raise failure from error
+                if task.once:
+                    raise Interrupted(failure) from error
                 await self._pause(pause_before(attempt))
                 continue
             if response.status in task.accept:
@@ -188,39 +204,35 @@ class RegistryClient:
                 response.close()
             if wait_s is None or attempt >= _ATTEMPTS:
                 raise failure
+            if task.once and isinstance(failure, Unavailable):
+                raise Interrupted(failure)
             await self._pause(max(wait_s, pause_before(attempt)))
 
     async def _follow(self, task: _Task, authorization: str) -> aiohttp.ClientResponse:
         await self._find_scheme()
-        url = urljoin(self.base, task.address)
+        url = _led_to(self.base, task.address, task)
         for _ in range(_REDIRECTS):
             sent = dict(task.headers)
-            if authorization and self._is_own(URL(url, encoded=True)):
+            if authorization and self._is_own(url):
                 sent["Authorization"] = authorization
             response = await self._send(task.method, url, sent, task.body)
             if response.status not in _REDIRECT_STATUSES or "Location" not in response.headers:
                 return response
-            target = urljoin(url, response.headers["Location"])
             response.close()
-            if urlsplit(target).scheme not in ("https", "http") or (
-                url.startswith("https:") and not target.startswith("https:")
-            ):
-                raise DataLoss(
-                    task.operation, task.subject, f"a redirect leads to an open line: {target[:200]!r}"
-                )
-            url = target
+            url = _led_to(str(url), response.headers["Location"], task)
         raise Unavailable(task.operation, task.subject, f"more than {_REDIRECTS} redirects in a row")
 
     async def _send(
-        self, method: str, url: str, headers: dict[str, str], body: Body | None
+        self, method: str, url: URL, headers: dict[str, str], body: Body | None
     ) -> aiohttp.ClientResponse:
         assert self._session is not None
         return await self._session.request(
             method,
-            URL(url, encoded=True),
+            url,
             headers=headers,
             data=body() if body is not None else None,
             allow_redirects=False,
+            proxy=None if is_loopback(self.host) else proxy_for(url),
         )
 
     async def _find_scheme(self) -> None:
@@ -231,7 +243,7 @@ class RegistryClient:
             if self._scheme_known:
                 return
             try:
-                response = await self._send("GET", f"https://{self.host}/v2/", {}, None)
+                response = await self._send("GET", URL(f"https://{self.host}/v2/"), {}, None)
                 response.close()
             except aiohttp.ClientConnectorCertificateError:
                 pass  # it does; that its certificate is not trusted is said by the request itself
@@ -253,7 +265,8 @@ class RegistryClient:
                 raise type(error)(task.operation, task.subject, error.cause, hint=error.hint) from error
 
     async def _ask_token(self, request: TokenRequest) -> bytes:
-        host = urlsplit(request.url).hostname or ""
+        url = URL(request.url, encoded=True)
+        host = url.host or ""
         headers = {"Authorization": request.authorization} if request.authorization else {}
         form = request.form
         body = (lambda: aiohttp.FormData(form)) if form is not None else None
@@ -261,7 +274,7 @@ class RegistryClient:
         while True:
             attempt += 1
             try:
-                response = await self._send("POST" if body else "GET", request.url, headers, body)
+                response = await self._send("POST" if body else "GET", url, headers, body)
                 try:
                     if response.status == 200:
                         return await read_bounded(response, _TOKEN_BODY_BYTES, "authenticate", host)
@@ -307,6 +320,33 @@ class RegistryClient:
             wait_s = retry_after_s(response.headers.get("Retry-After", ""), time.time())
             return Unavailable(operation, subject, cause), wait_s if wait_s <= _RETRY_AFTER_LIMIT_S else None
         return Unavailable(operation, subject, cause), None
+
+
+def _led_to(base: str, location: str, task: _Task) -> URL:
+    """Where the registry sends us from `base`. Raises DataLoss for what is no address, and for an open line behind TLS."""
+    try:
+        url = URL(urljoin(base, location), encoded=True)
+        usable = (
+            url.scheme in ("https", "http") and bool(url.host) and url.user is None and url.port is not None
+        )
+    except ValueError:
+        usable = False
+        url = URL()
+    if not usable:
+        raise DataLoss(task.operation, task.subject, f"the registry leads to no address: {location[:200]!r}")
+    if base.startswith("https:") and url.scheme != "https":
+        raise DataLoss(
+            task.operation, task.subject, f"the registry leads to an open line: {location[:200]!r}"
+        )
+    return url
+
+
+def proxy_for(url: URL) -> str | None:
+    """The proxy that the environment names for an address. Not aiohttp's own look, which takes passwords from ~/.netrc, too."""
+    if proxy_bypass(url.host or ""):
+        return None
+    proxy = getproxies().get(url.scheme, "")
+    return (proxy if "://" in proxy else f"http://{proxy}") if proxy else None
 
 
 def response_is_refusal(error: OakumError) -> bool:

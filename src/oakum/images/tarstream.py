@@ -102,9 +102,10 @@ class Sink(Protocol):
 class _Extensions:
     """What extended headers say about the entry that follows."""
 
-    __slots__ = ("link", "name", "records")
+    __slots__ = ("length", "link", "name", "records")
 
     def __init__(self) -> None:
+        self.length = 0
         self.name: bytes | None = None
         self.link: bytes | None = None
         self.records: list[tuple[bytes, bytes]] = []
@@ -271,8 +272,10 @@ class TarReader:
         self._begin(entry)
 
     def _begin_special(self, kind: bytes, size: int) -> None:
-        if not 0 <= size <= _SPECIAL_LIMIT:
-            raise broken(f"an extended header has the size {size}")
+        # All that precede one entry together: any number of them may.
+        before = self._extensions.length if self._extensions is not None else 0
+        if not 0 <= size <= _SPECIAL_LIMIT - before:
+            raise broken(f"an extended header has the size {size}, behind others of {before}")
         self._special_kind = kind
         self._special_left = size
         self._skip = -size % BLOCK
@@ -294,6 +297,7 @@ class TarReader:
             return
         if self._extensions is None:
             self._extensions = _Extensions()
+        self._extensions.length += len(data)
         if self._special_kind == b"L":
             self._extensions.name = data.partition(b"\0")[0]
         elif self._special_kind == b"K":

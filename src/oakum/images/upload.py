@@ -20,7 +20,7 @@ from oakum.images.graph import read_manifest
 from oakum.images.layers import PullProgress
 from oakum.images.manifests import MANIFEST_LIMIT_BYTES, Descriptor, Index, Manifest
 from oakum.images.reference import Reference
-from oakum.images.registry import LINE_ERRORS, RegistryClient, pause_before, unavailable
+from oakum.images.registry import Interrupted, RegistryClient, pause_before
 
 _UPLOADS_AT_ONCE: Final = 4
 _TRIES: Final = 4
@@ -121,10 +121,10 @@ class Upload:
                 try:
                     await self._try_blob(client, blob)
                     return
-                except LINE_ERRORS as error:
-                    failure = unavailable("push blob", blob.digest, client.host, error)
+                except Interrupted as error:
                     if attempt == _TRIES:
-                        raise failure from error
+                        raise error.failure from error
+                    # From the beginning: how much of it the old upload has, the registry may not know itself.
                     await asyncio.sleep(pause_before(attempt))
 
     async def _try_blob(self, client: RegistryClient, blob: Descriptor) -> None:
@@ -188,6 +188,7 @@ class Upload:
             headers={"Content-Type": _OCTETS, "Content-Length": str(blob.size)},
             body=lambda: self._pieces(blob, 0, blob.size),
             accept=(201, 204, 413),
+            once=True,
         ) as response:
             if response.status == 413:
                 raise _TooLarge
@@ -231,6 +232,7 @@ class Upload:
             headers=headers,
             body=lambda: self._pieces(blob, *part),
             accept=(202, 204),
+            once=True,
         ) as response:
             return response.headers.get("Location", location)
 

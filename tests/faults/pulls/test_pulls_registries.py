@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from oakum.errors import (
     DataLoss,
@@ -17,8 +19,10 @@ from oakum.errors import (
     Unauthenticated,
     Unavailable,
 )
+from oakum.images import registry as registry_module
 from oakum.images.credentials import Credentials
 from oakum.images.platforms import Platform
+from oakum.images.registry import proxy_for
 from tests.faults.pulls.box import (
     NAME,
     Client,
@@ -150,6 +154,60 @@ def test_credentials_do_not_follow_a_redirect(client: Client, fake: FakeRegistry
         assert all("Authorization" not in seen.headers for seen in store.seen)
 
 
+@pytest.mark.parametrize(
+    "location", ["http://[", "http://host:99999/x", "http://me:secret@{}/v2/", "ftp://{}/x"]
+)
+def test_a_redirect_to_no_address_is_told(client: Client, fake: FakeRegistry, location: str) -> None:
+    fake.fault("/manifests/", Fault(status=307, headers={"Location": location.format(fake.address)}))
+    with pytest.raises(DataLoss, match="leads to no address"):
+        client.pull(fake.address)
+
+
+def test_a_token_server_without_an_address_is_told(client: Client, fake: FakeRegistry) -> None:
+    fake.add(NAME, "1", simple_image())
+    fake.require_token("secret")
+    fake.token_server = "http://["
+    with pytest.raises(Unauthenticated, match="no usable token server"):
+        client.pull(fake.address)
+
+
+def test_passwords_of_other_programs_are_not_sent(
+    client: Client, fake: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("default login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(registry_module, "is_loopback", lambda _: False)  # as for any registry far away
+    image = simple_image()
+    fake.add(NAME, "1", image)
+    fake.require_token("token")
+    assert client.pull(fake.address, insecure_hosts=(fake.address,)).manifest_digest == image.manifest.digest
+    assert {seen.headers.get("Authorization", "") for seen in fake.seen} == {"", "Bearer token"}
+
+
+def test_the_proxy_of_the_environment_is_used(
+    client: Client, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.delenv(name.upper(), raising=False)
+        monkeypatch.setenv(name, f"http://me:secret@{fake.address}")
+    monkeypatch.setenv("no_proxy", "elsewhere.invalid")
+    image = simple_image()
+    fake.add(NAME, "1", image)
+    host = "registry.invalid:5000"
+    assert client.pull(host, insecure_hosts=(host,)).manifest_digest == image.manifest.digest
+    asked = fake.requests("GET http://registry.invalid:5000/v2/")
+    assert {seen.headers.get("Proxy-Authorization") for seen in asked} == {"Basic bWU6c2VjcmV0"}
+    assert proxy_for(URL("https://elsewhere.invalid/")) is None
+
+
+def test_content_is_asked_for_as_it_is_stored(client: Client, fake: FakeRegistry) -> None:
+    fake.add(NAME, "1", simple_image())
+    client.pull(fake.address)
+    assert {seen.headers.get("Accept-Encoding") for seen in fake.seen} == {"identity"}
+
+
 def test_a_redirect_in_a_circle_ends(client: Client, fake: FakeRegistry) -> None:
     for _ in range(9):
         fake.fault("manifests", Fault(status=302, headers={"Location": f"/v2/{NAME}/manifests/1"}))
@@ -204,6 +262,35 @@ def test_a_part_damaged_on_disk_is_fetched_anew(client: Client, fake: FakeRegist
     assert client.pull(fake.address).layer_digests == (layer.digest,)
     assert client.content.read(layer.digest, 1 << 22) == layer.data
     client.assert_clean()
+
+
+def test_a_part_that_shows_its_damage_to_the_unpacker_is_fetched_anew(
+    client: Client, fake: FakeRegistry
+) -> None:
+    image = incompressible_image()
+    fake.add(NAME, "1", image)
+    layer = image.layers[0]
+    # What a power cut leaves: the length is on the disk, the end of the data is not. The rest is slow to come.
+    part = layer.data[:50_000] + bytes(250_000)
+    Path(client.content.ingest_path(layer.digest)).write_bytes(part)
+    ended = threading.Event()
+    fake.fault(f"/blobs/{layer.digest}", Fault(hold=ended, hold_after=1))
+    try:
+        assert client.pull(fake.address).layer_digests == (layer.digest,)
+    finally:
+        ended.set()
+    assert client.content.read(layer.digest, 1 << 22) == layer.data
+    client.assert_clean()
+
+
+def test_an_empty_part_beside_its_blob_is_not_unpacked(client: Client, fake: FakeRegistry) -> None:
+    image = simple_image()
+    fake.add(NAME, "1", image)
+    layer = image.layers[0]
+    # A waiter makes one when the blob is stored between its look and its turn, and may be killed there.
+    client.content.write_blob(layer.data, layer.digest)
+    Path(client.content.ingest_path(layer.digest)).write_bytes(b"")
+    assert client.pull(fake.address).layer_digests == (layer.digest,)
 
 
 def test_a_blob_with_other_content(client: Client, fake: FakeRegistry) -> None:

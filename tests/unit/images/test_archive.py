@@ -18,7 +18,7 @@ from oakum.errors import DataLoss, InvalidArgument, NotFound, SystemFailure
 from oakum.images.archive import export_archive, import_archive
 from oakum.images.archived import ExportedImage
 from oakum.images.content import ContentStore
-from oakum.images.graph import reachable
+from oakum.images.graph import describe, reachable
 from oakum.images.platforms import Platform
 from tests.support.images import BuiltImage, build_image, build_index, digest_of, make_layer, tar_entry
 
@@ -204,3 +204,38 @@ def test_docker_archives_hold_plain_layers(store: ContentStore) -> None:
         assert listed[0]["RepoTags"] == ["app:1"]
         layers = [tar.extractfile(name) for name in listed[0]["Layers"]]
         assert [layer.read() for layer in layers if layer] == LAYERS
+
+
+def test_attestations_beside_an_image_are_left_out(store: ContentStore) -> None:
+    image = build_image(LAYERS, media="oci")
+    statement = b"{}"
+    document = json.loads(image.manifest.data)
+    document["layers"] = [
+        {"mediaType": "application/vnd.in-toto+json", "digest": digest_of(statement), "size": len(statement)}
+    ]
+    attestation = json.dumps(document).encode()
+    index = json.loads(build_index([(image, {"os": "linux", "architecture": "amd64"})]).data)
+    index["manifests"].append(
+        {
+            "mediaType": image.manifest.media_type,
+            "digest": digest_of(attestation),
+            "size": len(attestation),
+            "platform": {"os": "unknown", "architecture": "unknown"},
+        }
+    )
+    inner = json.dumps(index).encode()
+    index["manifests"] = [{"mediaType": index["mediaType"], "digest": digest_of(inner), "size": len(inner)}]
+    blobs = (inner, attestation, statement)
+    files = {f"blobs/sha256/{digest_of(blob)[7:]}": blob for blob in blobs}
+    archive = oci_files(image) | files | {"index.json": json.dumps(index).encode()}
+    (found,) = import_archive(tar_of(archive), content=store)
+    assert found.target_digest == digest_of(inner)
+    assert describe(store, digest_of(inner), Platform("linux", "amd64")).layer_digests
+    assert not store.has(digest_of(attestation))
+
+
+def test_a_damaged_compressed_archive(store: ContentStore) -> None:
+    data = bytearray(gzip.compress(tar_of(oci_files(build_image(LAYERS))).getvalue(), 9))
+    data[40:60] = bytes(20)
+    with pytest.raises(DataLoss, match="damaged archive"):
+        import_archive(io.BytesIO(bytes(data)), content=store)

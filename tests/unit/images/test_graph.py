@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_a_damaged_manifest_keeps_itself(store: ContentStore) -> None:
     broken = Blob("x", b"{")
     put(store, broken)
     assert reachable(store, [broken.digest]) == {broken.digest}
+
+
+def test_an_index_may_name_what_is_no_image(store: ContentStore) -> None:
+    image = build_image([b"1" * 512])
+    odd = Blob("x", b'{"schemaVersion":1}')
+    document = json.loads(build_index([(image, {"os": "linux", "architecture": "amd64"})]).data)
+    document["manifests"].append(odd.descriptor | {"mediaType": image.manifest.media_type})
+    index = Blob(document["mediaType"], json.dumps(document).encode())
+    kept = put(store, index, odd, *all_of(image))
+    assert reachable(store, [index.digest]) == kept
 
 
 def test_sizes_count_what_was_fetched(store: ContentStore) -> None:

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oakum.errors import DataLoss, OakumError, ResourceExhausted
+from oakum.images import layerfiles
 from oakum.images.layerfiles import LayerRest, LayerWriter, clean_name
 from oakum.images.lower import finish_layer
 from oakum.images.tarstream import TarReader
@@ -138,6 +139,52 @@ def test_a_replaced_directory_is_not_written_through_an_old_descriptor(tmp_path:
     )
     assert os.listdir(outside) == []
     assert (layer / str(outside).lstrip("/") / "x").read_bytes() == b"2"
+
+
+def test_a_directory_inside_another_is_replaced_by_a_file_and_by_a_link(tmp_path: Path) -> None:
+    unpack(
+        tmp_path,
+        tar_entry("a", "d"),
+        tar_entry("c", "d"),
+        tar_entry("c/source", "f", b"linked"),
+        *(tar_entry(f"a/{name}/inside", "f", b"old") for name in ("file", "hard", "soft")),
+        tar_entry("a/file", "f", b"new"),
+        tar_entry("a/hard", "h", "c/source"),
+        tar_entry("a/soft", "l", "file"),
+        tar_entry("a/last", "f", b"last"),
+    )
+    assert (tmp_path / "a/file").read_bytes() == b"new"
+    assert (tmp_path / "a/hard").read_bytes() == b"linked"
+    assert os.readlink(tmp_path / "a/soft") == "file"
+    assert (tmp_path / "a/last").read_bytes() == b"last"
+
+
+def test_a_replaced_link_is_not_written_through(tmp_path: Path) -> None:
+    unpack(
+        tmp_path,
+        tar_entry("b", "d"),
+        tar_entry("a", "l", "b"),
+        tar_entry("a/through", "f", b"1"),
+        tar_entry("a", "d"),
+        tar_entry("a/own", "f", b"2"),
+    )
+    assert os.listdir(tmp_path / "b") == ["through"]
+    assert os.listdir(tmp_path / "a") == ["own"]
+
+
+@pytest.mark.parametrize("what", ["named", "left out", "links"])
+def test_what_has_to_be_remembered_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(layerfiles, "_KEPT_LIMIT_BYTES", 10_000)
+    entries = {
+        "named": lambda n: tar_entry(f"{n}", "d"),
+        "left out": lambda n: tar_entry(f"{n}/f", "f", b""),
+        "links": lambda n: tar_entry(f"{n}", "h", "below"),
+    }
+    unpack(tmp_path, *(entries[what](f"few{n}") for n in range(10)))
+    with pytest.raises(DataLoss, match="to remember"):
+        unpack(tmp_path, *(entries[what](f"many{n}") for n in range(40)))
 
 
 def test_more_directories_than_descriptors(tmp_path: Path) -> None:

@@ -91,3 +91,19 @@ def test_links_to_what_is_no_file_of_the_image_are_refused(layers: list[Path], t
     with pytest.raises(DataLoss, match="hard link"):
         finish(layers, links=((b"l", target),))
     assert not (layers[0] / "l").exists()
+
+
+def test_a_link_to_a_file_of_holes_brings_up_its_holes(layers: list[Path]) -> None:
+    top, _, bottom = layers
+    with open(bottom / "f", "wb") as file:
+        for offset in (0, 300 << 20, 600 << 20):
+            file.seek(offset)
+            file.write(b"x" * 5000)
+        file.truncate(1 << 30)
+    finish(layers, links=((b"l", b"f"),))
+    found = (top / "l").stat()
+    assert found.st_size == 1 << 30
+    assert found.st_blocks * 512 < 1 << 20
+    with open(top / "l", "rb") as file:
+        file.seek((300 << 20) - 1)
+        assert file.read(5002) == b"\0" + b"x" * 5000 + b"\0"

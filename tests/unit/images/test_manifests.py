@@ -113,6 +113,14 @@ def test_too_many_layers_are_refused() -> None:
         parse_manifest(changed(layers=[layer] * 5000))
 
 
+def test_one_blob_has_one_size() -> None:
+    built = image()
+    layer = json.loads(built.manifest.data)["layers"][0]
+    assert parse_manifest(changed(layers=[layer, layer]))
+    with pytest.raises(DataLoss, match="two sizes"):
+        parse_manifest(changed(layers=[layer | {"size": layer["size"] + 1}, layer]))
+
+
 def test_a_manifest_is_no_index_and_an_index_no_manifest() -> None:
     with pytest.raises(InvalidArgument):
         parse_index(image().manifest.data)

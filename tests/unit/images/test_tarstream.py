@@ -221,6 +221,13 @@ def test_an_endless_extended_header_is_refused(kind: bytes) -> None:
         read(info.tobuf(tarfile.GNU_FORMAT), [512])
 
 
+def test_extended_headers_without_end_are_refused() -> None:
+    packed = tar_entry("a", "f", b"", pax_headers={"comment": "x" * 60_000})
+    headers = make_layer([packed])[: 512 + 60_416]
+    with pytest.raises(DataLoss, match="extended header has the size"):
+        read(headers * 40, [512])
+
+
 def test_a_tar_that_ends_behind_an_extended_header_is_refused() -> None:
     tar = make_layer([tar_entry("n" * 300, "f", b"x")])
     with pytest.raises(DataLoss, match="behind an extended header"):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from oakum.errors import NotFound, PermissionDenied
+from oakum.errors import NotFound, PermissionDenied, Unavailable
 from oakum.images import registry as registry_module
 from oakum.images import upload as upload_module
 from oakum.images.content import ContentStore
@@ -22,7 +23,10 @@ from tests.support.images import build_image, digest_of
 
 
 class _Sink(ThreadingHTTPServer):
-    """Takes uploads in pieces of at most `limit` bytes; "fail" makes the next requests answer 500."""
+    """Takes uploads in pieces of at most `limit` bytes; "fail" makes the next requests answer 500.
+
+    "cut" ends the line in the middle of the next bodies, and with it their upload, as distribution's registry does.
+    """
 
     daemon_threads = True
 
@@ -30,6 +34,7 @@ class _Sink(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.limit = 1 << 40
         self.fail = 0
+        self.cut = 0
         self.denied = False
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, bytes] = {}
@@ -44,6 +49,12 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_all(self) -> None:
         sink = self.server
         parts = urlsplit(self.path)
+        if sink.cut and self.command in ("PUT", "PATCH"):
+            sink.cut -= 1
+            sink.sessions.pop(parts.path.rpartition("/")[2])
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         sink.requests.append(f"{self.command} {parts.path} {len(body)}")
         if sink.fail and self.command != "GET":
@@ -54,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.command == "HEAD":
             self._reply(200 if parts.path.rpartition("/")[2] in sink.blobs else 404)
         elif self.command == "POST":
-            session = str(len(sink.sessions))
+            session = str(len(sink.requests))
             sink.sessions[session] = b""
             self._reply(202, {"Location": f"/v2/upload/{session}?state=x"})
         elif "/manifests/" in parts.path:
@@ -69,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _piece(self, session: str, query: dict[str, list[str]], body: bytes) -> None:
         sink = self.server
+        if session not in sink.sessions:
+            self._reply(404)
+            return
         if len(body) > sink.limit:
             self._reply(413)
             return
@@ -151,6 +165,20 @@ def test_errors_of_the_server_are_retried(sink: _Sink, store: ContentStore) -> N
     sink.fail = 3
     push_to(sink, store)
     assert_complete(sink)
+
+
+@pytest.mark.parametrize("limit", [1 << 40, 1200])
+def test_an_upload_that_broke_off_begins_again(sink: _Sink, store: ContentStore, limit: int) -> None:
+    sink.cut, sink.limit = 3, limit
+    push_to(sink, store)
+    assert_complete(sink)
+
+
+def test_a_line_that_always_breaks_is_told(sink: _Sink, store: ContentStore) -> None:
+    sink.cut = 1 << 30
+    with pytest.raises(Unavailable, match="push blob"):
+        push_to(sink, store)
+    assert sink.manifests == {}
 
 
 def test_a_refusal_is_told(sink: _Sink, store: ContentStore) -> None:
