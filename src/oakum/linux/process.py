@@ -7,9 +7,9 @@ The only home of `os.fork` and clone. Children go on in Python, so the caller mu
 from __future__ import annotations
 
 import os
-import select
 import sys
 
+from oakum.linux import control
 from oakum.linux.fd import Fd
 from oakum.linux.foreign import addressof, buffer, python_function
 from oakum.linux.libc import (
@@ -46,6 +46,9 @@ _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
+# Source: getrlimit(2), RLIM_INFINITY
+UNLIMITED: Final = 0xFFFFFFFFFFFFFFFF
+
 # HUP INT QUIT USR1 USR2 PIPE TERM CHLD TSTP TTIN TTOU XFSZ; and the two that C libraries use for threads.
 _OFTEN_IGNORED: Final = (1, 2, 3, 10, 12, 13, 15, 17, 20, 21, 22, 25)
 _OF_THREADS: Final = (32, 33)
@@ -80,6 +83,7 @@ _clone3 = bind_call("clone3", c_void_p, c_size_t, keep_gil=True)
 _sigaction = bind_call("rt_sigaction", c_int, c_void_p, c_void_p, c_size_t)
 _close_range = bind_call("close_range", c_uint, c_uint, c_uint)
 _memmove = bind_pointer("memmove", c_void_p, c_void_p, c_size_t)
+_prlimit = bind("prlimit", c_int, c_int, c_void_p, c_void_p)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _before_fork: Callable[[], None] = python_function("PyOS_BeforeFork")
 _after_fork_parent: Callable[[], None] = python_function("PyOS_AfterFork_Parent")
@@ -145,9 +149,7 @@ def has_ended(pidfd: Fd, *, wait: bool = False) -> bool:
 
     Source: pidfd_open(2).
     """
-    poll = select.poll()
-    poll.register(pidfd.fileno(), select.POLLIN)
-    return bool(poll.poll(None if wait else 0))
+    return bool(control.wait_for({pidfd.fileno(): control.READABLE}, None if wait else 0))
 
 
 def set_child_subreaper(value: bool) -> None:  # noqa: FBT001 - the name says what the bool is
@@ -180,6 +182,26 @@ def set_parent_death_signal(number: int) -> None:
     Source: prctl(2).
     """
     _prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0, target="PR_SET_PDEATHSIG")
+
+
+def get_limit(number: int) -> tuple[int, int]:
+    """This process' soft and hard limit of a kind (RLIMIT_*).
+
+    Source: prlimit(2). Raises OSError.
+    """
+    pair = buffer(bytes(16))
+    _prlimit(0, number, None, pair, target="limit")
+    return int.from_bytes(pair.raw[:8], sys.byteorder), int.from_bytes(pair.raw[8:], sys.byteorder)
+
+
+def set_limit(number: int, soft: int, hard: int) -> None:
+    """Limit this process.
+
+    Source: prlimit(2). Raises OSError.
+    """
+    _prlimit(
+        0, number, soft.to_bytes(8, sys.byteorder) + hard.to_bytes(8, sys.byteorder), None, target="limit"
+    )
 
 
 def set_name(name: str) -> None:

@@ -15,11 +15,11 @@ Source: memfd_create(2), fcntl(2) "File sealing", PR_SET_MM_MAP(2const).
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import posix
 import sys
 
+from oakum.linux import control
 from oakum.linux.fd import Fd
 
 TYPE_CHECKING = False  # `typing` itself costs as much as all else here
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_F_ADD_SEALS = 1033
+_F_GET_SEALS = 1034
+# F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
+_ALL_SEALS = 1 | 2 | 4 | 8
 # An interpreter that is not in libpython has megabytes, and its own state among them.
 _SMALL_BYTES = 256 << 10
 _MFD_EXEC = 0x10  # Linux 6.3; without it a host may refuse executable memfds
@@ -50,7 +53,7 @@ def sealed_memfd(name: str, source_fd: int) -> Fd:
             break
         done += copied
     os.fchmod(fd.fileno(), 0o555)
-    fcntl.fcntl(fd.fileno(), fcntl.F_ADD_SEALS, _ALL_SEALS)
+    control.file_control(fd.fileno(), _F_ADD_SEALS, _ALL_SEALS)
     return fd
 
 
@@ -58,7 +61,7 @@ def runs_sealed() -> bool:
     """Whether the file that this process executes is a sealed copy. Raises OSError."""
     fd = os.open("/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _ALL_SEALS == _ALL_SEALS
+        return control.file_control(fd, _F_GET_SEALS) & _ALL_SEALS == _ALL_SEALS
     except OSError as failure:
         if failure.errno == errno.EINVAL:  # a file that knows no seals
             return False

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import _socket
-import _struct as struct  # all of `struct` is there
 import errno
-import fcntl
+import sys
 
+from oakum.linux.control import device_control
+from oakum.linux.fd import Fd
 from oakum.linux.libc import CText, bind, bind_call, c_int, c_size_t
 from oakum.model.light import TYPE_CHECKING
 
@@ -18,9 +18,14 @@ _SIOCGIFFLAGS: Final = 0x8913
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
 _JOIN_SESSION_KEYRING: Final = 1
+_NAME_BYTES: Final = 16
+_AF_INET: Final = 2
+_SOCK_DGRAM: Final = 2
+_SOCK_CLOEXEC: Final = 0o2000000
 
 _sethostname = bind("sethostname", CText, c_size_t)
 _setdomainname = bind("setdomainname", CText, c_size_t)
+_socket = bind("socket", c_int, c_int, c_int)
 _keyctl = bind_call("keyctl", c_int, CText)
 
 
@@ -43,15 +48,14 @@ def set_domainname(name: str) -> None:
 def loopback_up() -> None:
     """Bring "lo" up in this network namespace.
 
-    Source: netdevice(7). Raises OSError.
+    Source: netdevice(7), socket(2). Raises OSError.
     """
-    control = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
-    try:
-        request = struct.pack("16sh14x", b"lo", 0)
-        (flags,) = struct.unpack_from("h", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
-    finally:
-        control.close()
+    with Fd(_socket(_AF_INET, _SOCK_DGRAM | _SOCK_CLOEXEC, 0, target="AF_INET")) as control:
+        # struct ifreq: the name, and in the union behind it the flags
+        name, rest = b"lo".ljust(_NAME_BYTES, b"\0"), b"\0" * 22
+        _, found = device_control(control.fileno(), _SIOCGIFFLAGS, name + b"\0\0" + rest)
+        flags = int.from_bytes(found[_NAME_BYTES : _NAME_BYTES + 2], sys.byteorder) | _IFF_UP
+        device_control(control.fileno(), _SIOCSIFFLAGS, name + flags.to_bytes(2, sys.byteorder) + rest)
 
 
 def join_new_session_keyring(name: str) -> None:

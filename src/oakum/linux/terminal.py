@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import _struct as struct  # all of `struct` is there
 import errno
-import fcntl
 import os
 import stat
+import sys
 
+from oakum.linux.control import device_control
 from oakum.linux.fd import Fd
 from oakum.linux.libc import error
 from oakum.linux.paths import open_beneath
@@ -36,9 +36,10 @@ def open_pty(root_fd: int) -> tuple[Fd, Fd, str]:
         status = os.fstat(master.fileno())
         if not stat.S_ISCHR(status.st_mode) or (os.major(status.st_rdev), os.minor(status.st_rdev)) != _PTMX:
             raise error("openat2", errno.ENOTTY, "/" + path)
-        fcntl.ioctl(master.fileno(), _TIOCSPTLCK, struct.pack("i", 0))
-        (number,) = struct.unpack("I", fcntl.ioctl(master.fileno(), _TIOCGPTN, b"\0" * 4))
-        slave = Fd(fcntl.ioctl(master.fileno(), _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+        device_control(master.fileno(), _TIOCSPTLCK, b"\0" * 4)
+        number = int.from_bytes(device_control(master.fileno(), _TIOCGPTN, b"\0" * 4)[1], sys.byteorder)
+        peer, _ = device_control(master.fileno(), _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        slave = Fd(peer)
     except BaseException:
         master.close()
         raise
@@ -47,9 +48,10 @@ def open_pty(root_fd: int) -> tuple[Fd, Fd, str]:
 
 def set_size(fd: int, rows: int, columns: int) -> None:
     """Tell a terminal its size in characters. Raises OSError."""
-    fcntl.ioctl(fd, _TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    size = rows.to_bytes(2, sys.byteorder) + columns.to_bytes(2, sys.byteorder)
+    device_control(fd, _TIOCSWINSZ, size + b"\0" * 4)
 
 
 def make_controlling(fd: int) -> None:
     """Make the terminal `fd` the controlling one of this (new) session. Raises OSError."""
-    fcntl.ioctl(fd, _TIOCSCTTY, 0)
+    device_control(fd, _TIOCSCTTY)

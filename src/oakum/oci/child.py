@@ -7,11 +7,10 @@ What it does meanwhile is `init` or `execution`. Whoever waits here is single-th
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from oakum.errors import DeadlineExceeded, FailedPrecondition, SystemFailure, from_dict
-from oakum.linux import pids
+from oakum.linux import control, pids
 from oakum.linux import process as proc
 from oakum.linux.fd import Fd
 from oakum.model.light import TYPE_CHECKING, NamedTuple, signal
@@ -92,8 +91,6 @@ class ContainerProcess:
     def wait_status(self, timeout_s: float = 30.0) -> Status:
         """`read_status`, waiting for it. Raises DeadlineExceeded and what `read_status` raises."""
         deadline = time.monotonic() + timeout_s
-        poll = select.poll()
-        poll.register(self.status_fd, select.POLLIN)
         while True:
             status = self.read_status()
             if status is not None:
@@ -103,7 +100,7 @@ class ContainerProcess:
                 raise DeadlineExceeded(
                     "set up container process", f"pid {self.pid}", f"no word after {timeout_s} s"
                 )
-            poll.poll(left_ms)
+            control.wait_for({self.status_fd: control.READABLE}, left_ms)
 
     def hooked(self, state: dict[str, Any]) -> None:
         """Let a mounted process go on; `state` is for the hooks it runs itself. Raises FailedPrecondition."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import stat
 
 from oakum.errors import InvalidArgument, SystemFailure
@@ -17,10 +16,11 @@ from oakum.linux import capabilities as kernel
 from oakum.linux import procfs, seccomp
 from oakum.linux.fd import Fd
 from oakum.linux.libc import call_name
-from oakum.linux.process import set_no_new_privs
+from oakum.linux.process import UNLIMITED, get_limit, set_limit, set_no_new_privs
 from oakum.model.light import TYPE_CHECKING, NamedTuple, once
 from oakum.oci.capabilities import CapabilitySets, masks
 from oakum.oci.mappings import drop_groups
+from oakum.oci.shape import RLIMITS
 from oakum.oci.spec import Process
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from oakum.oci.listener import Report
 
 _ALL: Final = (1 << 64) - 1
-_INFINITY: Final = 0xFFFFFFFFFFFFFFFF
 
 
 class Credentials(NamedTuple):
@@ -65,8 +64,8 @@ def plan_credentials(
     limits: list[tuple[int, str, int, int]] = []
     for limit in process.get("rlimits") or []:
         name = limit["type"]
-        number = getattr(resource, name, None) if name.startswith("RLIMIT_") else None
-        if not isinstance(number, int):
+        number = RLIMITS.get(name)
+        if number is None:
             raise InvalidArgument(
                 "set resource limit", repr(name), "no such limit", hint="RLIMIT_NOFILE, for example"
             )
@@ -97,30 +96,24 @@ def apply_limits(credentials: Credentials) -> list[str]:
 
 
 def _limit(value: int) -> int:
-    return resource.RLIM_INFINITY if value == _INFINITY or value > 0x7FFFFFFFFFFFFFFF else value
+    return UNLIMITED if value > 0x7FFFFFFFFFFFFFFF else value
 
 
 def _set_rlimit(number: int, name: str, soft: int, hard: int) -> list[str]:
     try:
-        resource.setrlimit(number, (soft, hard))
+        set_limit(number, soft, hard)
         return []
-    except (OSError, ValueError) as failure:
+    except OSError as failure:
         # Raising a hard limit needs CAP_SYS_RESOURCE, which some hosts withhold even from root.
-        if isinstance(failure, OSError) and failure.errno != errno.EPERM:
+        if failure.errno != errno.EPERM:
             raise SystemFailure.from_os_error(failure, "setrlimit", name) from failure
-    _, highest = resource.getrlimit(number)
-    resource.setrlimit(number, (_lower(soft, highest), _lower(hard, highest)))
+    _, highest = get_limit(number)
+    set_limit(number, min(soft, highest), min(hard, highest))
     return [f"{name} stays at {_show(highest)}: this host forbids raising it to {_show(hard)}"]
 
 
-def _lower(a: int, b: int) -> int:
-    if a == resource.RLIM_INFINITY:
-        return b
-    return a if b == resource.RLIM_INFINITY else min(a, b)
-
-
 def _show(value: int) -> str:
-    return "unlimited" if value == resource.RLIM_INFINITY else str(value)
+    return "unlimited" if value == UNLIMITED else str(value)
 
 
 def set_oom_score_adj(credentials: Credentials, proc_fd: int, who: str = "self") -> list[str]:

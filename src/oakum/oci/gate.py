@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import time
 
 from oakum.errors import DeadlineExceeded, FailedPrecondition, OakumError, from_dict
@@ -111,6 +110,8 @@ def close_gate(directory: str) -> None:
 
 
 def _read_all(fd: int, timeout_s: float) -> bytes:
+    import select  # only who starts a container waits
+
     deadline = time.monotonic() + timeout_s
     poll = select.poll()
     poll.register(fd, select.POLLIN)

@@ -7,10 +7,10 @@ When each kind runs and what its failure means is decided by who calls. Spec: ru
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from oakum.errors import SystemFailure
+from oakum.linux import control
 from oakum.linux.fd import Fd
 from oakum.linux.pids import pidfd_open
 from oakum.model.light import TYPE_CHECKING, signal
@@ -74,27 +74,28 @@ def _converse(stdin: Fd, output: Fd, pidfd: Fd, state: bytes, timeout_s: int | N
     """Feed the hook and hear it until it ends; False when its time was over first."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     os.set_blocking(stdin.fileno(), False)
-    poll = select.poll()
-    poll.register(pidfd.fileno(), select.POLLIN)
-    poll.register(output.fileno(), select.POLLIN)
-    poll.register(stdin.fileno(), select.POLLOUT)
+    wanted = {
+        pidfd.fileno(): control.READABLE,
+        output.fileno(): control.READABLE,
+        stdin.fileno(): control.WRITABLE,
+    }
     heard, pending, listening = b"", memoryview(state), True
     while True:
         left_ms = None if deadline is None else (deadline - time.monotonic()) * 1000
         if left_ms is not None and left_ms <= 0:
             return heard, False
-        ready = dict(poll.poll(left_ms))
+        ready = control.wait_for(wanted, left_ms)
         if not stdin.closed and stdin.fileno() in ready:
             pending = _feed(stdin, pending)
             if not pending:
-                poll.unregister(stdin.fileno())
+                del wanted[stdin.fileno()]
                 stdin.close()
         if listening and output.fileno() in ready:
             chunk = os.read(output.fileno(), 65536)
             heard = (heard + chunk)[:_OUTPUT_LIMIT_BYTES]
             if not chunk:
                 listening = False
-                poll.unregister(output.fileno())
+                del wanted[output.fileno()]
         # What it wrote before its end is in the pipe already, and is read above in the same or an earlier round.
         elif pidfd.fileno() in ready:
             return heard, True

@@ -103,6 +103,7 @@ def _known(o: MountOptions, option: str) -> MountOptions | None:
     if option in ("idmap", "ridmap"):
         return o._replace(idmap=True, idmap_recursive=option == "ridmap")
     if option == "tmpcopyup":
+        __import__("oakum.oci.copyup")  # while all that is found is the host's: few containers need it
         return o._replace(copy_up=True)
     if flag := _SET.get(option):
         return o._replace(set_flags=o.set_flags | flag, clear_flags=o.clear_flags & ~flag)

@@ -28,7 +28,6 @@ from oakum.linux.paths import (
 )
 from oakum.model.light import TYPE_CHECKING
 from oakum.model.rootfs import RootfsSource
-from oakum.oci.copyup import copy_tree
 from oakum.oci.plan import (
     PROC_FILES_ALLOWED,
     BindMount,
@@ -216,6 +215,8 @@ class Builder:
                 m.set_attributes(tree.fileno(), set_flags=o.set_flags | m.ATTR_RDONLY, recursive=True)
             with tree:
                 if o.copy_up:
+                    from oakum.oci.copyup import copy_tree  # loaded with the plan: few containers pay for it
+
                     copy_tree(target.fileno(), tree.fileno())
                 if o.propagation:
                     m.set_attributes(tree.fileno(), propagation=o.propagation)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 
 from oakum.errors import Internal
-from oakum.linux import sockets
+from oakum.linux import packets
 from oakum.linux.fd import Fd
 from oakum.model import message as text
 from oakum.model.light import TYPE_CHECKING, NamedTuple
@@ -45,29 +45,29 @@ class Message(NamedTuple):
 class Channel:
     """One end of the conversation."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_end",)
 
-    def __init__(self, end: sockets.Socket) -> None:
-        self._socket = end
+    def __init__(self, end: Fd) -> None:
+        self._end = end
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
         """The parent's and the child's end."""
-        parent, child = sockets.packet_pair()
+        parent, child = packets.pair()
         return cls(parent), cls(child)
 
     @classmethod
     def adopt(cls, fd: Fd) -> Channel:
         """An end that came from another process; takes the descriptor over."""
-        return cls(sockets.adopt_packets(fd.steal()))
+        return cls(Fd(fd.steal()))
 
     def steal(self) -> int:
         """The descriptor; the caller owns it now."""
-        return self._socket.detach()
+        return self._end.steal()
 
     def fileno(self) -> int:
         """The descriptor, to poll for reading."""
-        return self._socket.fileno()
+        return self._end.fileno()
 
     def send(self, kind: str, body: dict[str, Any] | None = None, fds: tuple[int, ...] = ()) -> bool:
         """Send one message; False when the other side is gone. Raises OSError."""
@@ -75,7 +75,7 @@ class Channel:
         if len(data) > _MAX_BYTES:
             raise Internal("tell parent", kind, f"message of {len(data)} bytes")
         try:
-            sockets.send_with_fds(self._socket, data, fds)
+            packets.send(self._end.fileno(), data, fds)
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
@@ -83,10 +83,10 @@ class Channel:
     def receive(self, *, wait: bool = True) -> Message | None:
         """The next message, or None at end-of-file. Raises BlockingIOError when there is none and not `wait`."""
         try:
-            data, numbers = sockets.receive_with_fds(self._socket, _MAX_BYTES, wait=wait)
+            data, numbers = packets.receive(self._end.fileno(), _MAX_BYTES, wait=wait)
         except ConnectionResetError:
             # The other side ended with a message of ours unread. That is told once, before its own last message.
-            data, numbers = sockets.receive_with_fds(self._socket, _MAX_BYTES, wait=wait)
+            data, numbers = packets.receive(self._end.fileno(), _MAX_BYTES, wait=wait)
         if not data:
             return None
         body: dict[str, Any] = text.decode(data)
@@ -94,7 +94,7 @@ class Channel:
 
     def close(self) -> None:
         """Close this end."""
-        self._socket.close()
+        self._end.close()
 
 
 def die_unless(message: Message | None, kind: str) -> Message:

@@ -9,7 +9,7 @@ Source: linux/bpf.h (struct bpf_cgroup_dev_ctx), kernel docs bpf/instruction-set
 
 from __future__ import annotations
 
-import _struct as struct  # all of `struct` is there
+import sys
 
 from oakum.model.light import TYPE_CHECKING
 from oakum.oci.cgroups.values import device_rule
@@ -87,7 +87,8 @@ def _return(value: int) -> list[bytes]:
 
 
 def _instruction(opcode: int, target: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
-    return struct.pack("=BBhI", opcode, target | source << 4, offset, immediate & 0xFFFFFFFF)
+    where = offset.to_bytes(2, sys.byteorder, signed=True)
+    return bytes((opcode, target | source << 4)) + where + (immediate & 0xFFFFFFFF).to_bytes(4, sys.byteorder)
 
 
 def attach_device_rules(directory: str, rules: list[DeviceRule]) -> None:

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import os
-import select
 
+from oakum.linux import control
 from oakum.linux.fd import Fd
 from oakum.linux.terminal import set_size
 from oakum.model.light import TYPE_CHECKING, signal
@@ -71,15 +71,11 @@ def stay(process: ContainerProcess, signals: Signals, console: Fd | None) -> int
 
 
 def _wait(process: ContainerProcess, signals: Signals, pump: _Pump | None) -> int:
-    poll = select.poll()
-    poll.register(process.pidfd.fileno(), select.POLLIN)
-    poll.register(signals.fileno(), select.POLLIN)
+    always = {process.pidfd.fileno(): control.READABLE, signals.fileno(): control.READABLE}
     if pump is not None:
         pump.resize()
     while True:
-        if pump is not None:
-            pump.register(poll)
-        ready = dict(poll.poll())
+        ready = control.wait_for(always if pump is None else {**always, **pump.wanted()})
         if signals.fileno() in ready:
             for number in signals.arrived():
                 if number == signal.SIGWINCH and pump is not None:
@@ -105,7 +101,6 @@ class _Pump:
         self._output_open = True
         os.set_blocking(console.fileno(), False)
         self._pending = b""
-        self._registered: set[int] = set()
 
     def resize(self) -> None:
         """Give the terminal the size of ours, if we have one."""
@@ -115,19 +110,14 @@ class _Pump:
             return
         set_size(self._console.fileno(), size.lines, size.columns)
 
-    def register(self, poll: select.poll) -> None:
-        """Say what is waited for."""
-        master = self._console.fileno()
-        wanted = {
-            master: (select.POLLIN | (select.POLLOUT if self._pending else 0)) if self._output_open else 0,
-            0: select.POLLIN if self._input_open and not self._pending else 0,
-        }
-        for fd, events in wanted.items():
-            if events:
-                poll.register(fd, events)
-            elif fd in self._registered:
-                poll.unregister(fd)
-        self._registered = {fd for fd, events in wanted.items() if events}
+    def wanted(self) -> dict[int, int]:
+        """What is waited for."""
+        wanted: dict[int, int] = {}
+        if self._output_open:
+            wanted[self._console.fileno()] = control.READABLE | (control.WRITABLE if self._pending else 0)
+        if self._input_open and not self._pending:
+            wanted[0] = control.READABLE
+        return wanted
 
     def move(self, ready: dict[int, int]) -> None:
         """Move what is there."""

@@ -13,11 +13,10 @@ not make sense is damaged: it is not guessed at what they said. Whether a proces
 
 from __future__ import annotations
 
-import fcntl
 import os
 
 from oakum.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound, SystemFailure
-from oakum.linux import pids
+from oakum.linux import control, pids
 from oakum.linux.durable import read_file, write_file_fast
 from oakum.linux.fd import Fd
 from oakum.model import jsontext as json
@@ -111,7 +110,7 @@ class Directory:
             )
         except (FileNotFoundError, NotADirectoryError) as failure:
             raise self._missing() from failure
-        fcntl.flock(fd.fileno(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        control.flock(fd.fileno(), control.LOCK_SHARED if shared else control.LOCK_EXCLUSIVE)
         if not os.path.exists(f"{self.path}/lock"):  # deleted while we waited
             fd.close()
             raise self._missing()
@@ -125,7 +124,7 @@ class Directory:
             return False
         with fd:
             try:
-                fcntl.flock(fd.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+                control.flock(fd.fileno(), control.LOCK_SHARED | control.LOCK_NO_WAIT)
             except BlockingIOError:
                 return True
         return False
