@@ -74,6 +74,8 @@ def test_a_command_that_cannot_be_run_in_a_container_ends_with_126_and_a_missing
         said = done.stderr.decode()
         assert (done.returncode, words in said) == (code, True), said
         assert code == 1 or "in container web" in said
+    address = box("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", "web").strip()
+    assert f"inet {address}/" in box("exec", "web", "ip", "addr")
     assert box("exec", "-u", ":33", "web", "sh", "-c", "id -u; id -g") == "0\n33\n"
     done = box.full("run", "--rm", "-w", "/etc/passwd", box.image, "true")
     assert done.returncode == 125
@@ -90,8 +92,10 @@ def test_a_volume_that_shall_not_be_filled_begins_empty(box: Box) -> None:
 
 def test_whoever_has_a_port_is_named_as_people_know_it(box: Box) -> None:
     box("run", "-d", "--name", "web", "-p", "127.0.0.1::80", box.image, "sleep", "1000")
-    (row,) = json.loads(box("ps", "--format", "json"))
-    port = row["ports"].partition("->")[0].rpartition(":")[2]
+    port = box("inspect", "-f", '{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}', "web").strip()
+    assert box("ps", "--format", r"table {{.Names}}\t{{.Ports}}").split() == [
+        *("NAMES", "PORTS", "web", f"127.0.0.1:{port}->80/tcp"),
+    ]
     done = box.full("run", "--name", "other", "-p", f"127.0.0.1:{port}:80", box.image, "true")
     said = done.stderr.decode()
     assert done.returncode == 125

@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from oakum.cli import text
+from oakum.cli import text, views
 from oakum.cli.complete import complete_container
 from oakum.cli.each import inspect_each
 from oakum.cli.flags.words import parse_pairs
+from oakum.cli.images import inspected_image
 from oakum.cli.lazy import TeachingCommand
 from oakum.cli.output import (
     Column,
-    format_option,
     no_trunc_option,
     quiet_option,
+    template_option,
     write_json,
+    write_lines,
     write_table,
 )
 from oakum.cli.session import Session, pass_session
-from oakum.errors import InvalidArgument
+from oakum.errors import ImageNotFound, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from oakum.backend.status import ContainerStatus, SandboxStatus
@@ -188,7 +190,7 @@ def _passes(status: ContainerStatus, wanted: dict[str, list[str]]) -> bool:
 )
 @quiet_option("ids")
 @no_trunc_option
-@format_option
+@template_option()
 @pass_session
 def ps(
     session: Session,
@@ -219,6 +221,9 @@ def ps(
         _write_ids((status.id for status in found), full=no_trunc)
         return 0
     sandboxes = {sandbox.id: sandbox for sandbox in namespace.list_sandboxes()}
+    if session.template:
+        write_lines(session.template, _lines(found, sandboxes, full=no_trunc), views.CONTAINER_TITLES)
+        return 0
     if session.as_json:
         write_json([container_row(status, sandboxes.get(status.sandbox_id)) for status in found])
         return 0
@@ -230,6 +235,23 @@ def ps(
     return 0
 
 
+def _lines(
+    found: list[ContainerStatus], sandboxes: Mapping[str, SandboxStatus], *, full: bool
+) -> list[dict[str, Any]]:
+    now_ns = time.time_ns()
+    return [
+        views.container_line(
+            status,
+            sandboxes.get(status.sandbox_id),
+            words=status_words(status, now_ns=now_ns),
+            ports=ports_words(sandboxes.get(status.sandbox_id)),
+            now_ns=now_ns,
+            full=full,
+        )
+        for status in found
+    ]
+
+
 def _write_ids(ids: Iterable[str], *, full: bool) -> None:
     for identifier in ids:
         click.echo(identifier if full else text.short_id(identifier))
@@ -239,12 +261,31 @@ def _write_ids(ids: Iterable[str], *, full: bool) -> None:
     cls=TeachingCommand,
     examples=(
         ("oakum inspect web", "status, configuration, runtime spec, snapshot"),
-        ("oakum inspect web | jq -r '.[0].status.pid'", "one value"),
+        ("oakum inspect -f '{{.State.Status}} {{.NetworkSettings.IPAddress}}' web", "some of it"),
+        ("oakum inspect -f '{{json .Config.Env}}' web", "a part, as JSON"),
+        ("oakum inspect -f '{{range .Mounts}}{{.Source}} {{.Destination}}{{println}}{{end}}' web", "a list"),
     ),
 )
-@format_option
+@template_option("-f")
 @click.argument("containers", nargs=-1, required=True, shell_complete=complete_container)
 @pass_session
 def inspect(session: Session, containers: tuple[str, ...]) -> int:
-    """Say all there is to say about containers, as a JSON list."""
-    return inspect_each(containers, session.namespace.inspect_container, as_json=session.as_json)
+    """Say all there is to say about containers (or, where no container is called so, images), as a JSON list."""
+    namespace = session.namespace
+
+    def look(name: str) -> object:
+        try:
+            found = namespace.inspect_container(name)
+        except NotFound:
+            try:
+                return inspected_image(session, name)
+            except (ImageNotFound, InvalidArgument):
+                pass
+            raise
+        if not session.template:
+            return found
+        status = namespace.find_container(name)
+        sandbox = next((s for s in namespace.list_sandboxes() if s.id == status.sandbox_id), None)
+        return views.container(found, status, sandbox)
+
+    return inspect_each(containers, look, as_json=session.as_json, template=session.template)

@@ -7,14 +7,26 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from oakum.cli.output import write_json
+from oakum.cli.output import shown, write_json
 from oakum.cli.report import report
 from oakum.errors import OakumError
 
 
-def inspect_each(names: Sequence[str], look: Callable[[str], object], *, as_json: bool) -> int:
-    """Write what `look` finds of each name, as a JSON list."""
+def inspect_each(
+    names: Sequence[str], look: Callable[[str], object], *, as_json: bool, template: str = ""
+) -> int:
+    """Write what `look` finds of each name, as a JSON list or each as a template says."""
     code = 0
+    if template:
+        from oakum.cli.template import Template  # most who inspect want all
+
+        parsed = Template(template)
+        for name in names:
+            try:
+                click.echo(parsed.render(look(name), show=shown))
+            except OakumError as error:
+                code = report(error, as_json=as_json)
+        return code
     found: list[object] = []
     for name in names:
         try:

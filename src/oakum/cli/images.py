@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from oakum.cli import text
+from oakum.cli import text, views
 from oakum.cli.complete import complete_image
 from oakum.cli.each import inspect_each
 from oakum.cli.lazy import Entry, LazyGroup, TeachingCommand
@@ -18,7 +18,9 @@ from oakum.cli.output import (
     format_option,
     no_trunc_option,
     quiet_option,
+    template_option,
     write_json,
+    write_lines,
     write_table,
 )
 from oakum.cli.report import report
@@ -116,7 +118,7 @@ def _table_rows(found: Image, *, now_ns: int, full: bool, digests: bool) -> list
 @click.option("--digests", is_flag=True, help="Also the names by digest.")
 @quiet_option("ids")
 @no_trunc_option
-@format_option
+@template_option()
 @click.argument("wanted", default="", metavar="[IMAGE]", shell_complete=complete_image)
 @pass_session
 def ls(session: Session, *, wanted: str, digests: bool, quiet: bool, no_trunc: bool) -> int:
@@ -125,6 +127,20 @@ def ls(session: Session, *, wanted: str, digests: bool, quiet: bool, no_trunc: b
     if quiet:
         for one in found:
             click.echo(one.id if no_trunc else text.short_id(one.id))
+    elif session.template:
+        now_ns = time.time_ns()
+        lines = [
+            line
+            for one in found
+            for line in views.image_lines(
+                one,
+                [(familiar(repository), tag) for repository, tag in map(split_name, one.repo_tags)]
+                or [("<none>", "<none>")],
+                now_ns=now_ns,
+                full=no_trunc,
+            )
+        ]
+        write_lines(session.template, lines, views.IMAGE_TITLES)
     elif session.as_json:
         write_json([image_row(one) for one in found])
     else:
@@ -246,15 +262,30 @@ def tag(session: Session, source: str, target: str) -> int:
     return 0
 
 
+def inspected_image(session: Session, name: str) -> dict[str, Any]:
+    """All there is to say about an image; for a template also under docker's names. Raises ImageNotFound."""
+    found = session.namespace.inspect_image(name)
+    return views.image(found, session.namespace.image_document(name)) if session.template else found
+
+
 @click.command(
-    cls=TeachingCommand, examples=(("oakum image inspect busybox | jq '.[0].config'", "its configuration"),)
+    cls=TeachingCommand,
+    examples=(
+        ("oakum image inspect busybox | jq '.[0].config'", "its configuration"),
+        ("oakum image inspect -f '{{.Config.Cmd}} {{.Size}}' busybox", "some of it"),
+    ),
 )
-@format_option
+@template_option("-f")
 @click.argument("images", nargs=-1, required=True, shell_complete=complete_image)
 @pass_session
 def inspect(session: Session, images: tuple[str, ...]) -> int:
     """Say all there is to say about images, as a JSON list."""
-    return inspect_each(images, session.namespace.inspect_image, as_json=session.as_json)
+    return inspect_each(
+        images,
+        lambda name: inspected_image(session, name),
+        as_json=session.as_json,
+        template=session.template,
+    )
 
 
 @click.command(

@@ -7,7 +7,7 @@ On a terminal a table fits its width (rich); elsewhere columns are aligned, noth
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import click
@@ -15,6 +15,7 @@ import click
 from oakum.cli.lazy import SectionOption
 from oakum.cli.session import Session
 from oakum.cli.text import printable
+from oakum.errors import InvalidArgument
 
 
 class Column(NamedTuple):
@@ -41,6 +42,63 @@ def format_option(function: Callable[..., Any]) -> Callable[..., Any]:
         expose_value=False,
         help="Write a table (default) or JSON.",
     )(function)
+
+
+def template_option(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """As `format_option`, and takes a template, too; `names` are further names of the option."""
+
+    def remember(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+        session = ctx.ensure_object(Session)
+        if value in ("table", "json"):
+            session.format = value
+        elif value is not None:
+            if "{{" not in value:
+                from oakum.cli.template import HINT
+
+                raise InvalidArgument(
+                    "read --format", repr(value), "neither table nor json nor a template", hint=HINT
+                )
+            session.template = value
+
+    return click.option(
+        *names,
+        "--format",
+        cls=SectionOption,
+        section="Output",
+        metavar="table|json|TEMPLATE",
+        callback=remember,
+        expose_value=False,
+        help="Write a table, JSON, or what a template says: '{{.Name}}'.",
+    )
+
+
+def shown(value: str) -> str:
+    """What comes from outside as it may be written: to a terminal without what could move its cursor."""
+    if not sys.stdout.isatty():
+        return value
+    return "\n".join(printable(line) for line in value.split("\n"))
+
+
+def write_lines(template: str, lines: Sequence[Mapping[str, Any]], titles: Mapping[str, Any]) -> None:
+    """Write each of `lines` as a template says; "table ..." has columns, apart by tabs, under titles.
+
+    Raises:
+        InvalidArgument: it is no template.
+        NotFound: it names what is not there.
+    """
+    from oakum.cli.template import Template  # few lists are asked for so
+
+    as_table = template.startswith("table ")
+    parsed = Template(template.removeprefix("table ") if as_table else template, escapes=True)
+    # a wrong field is one where there is nothing to list, too
+    heads = parsed.render(titles).split("\t")
+    rows = [parsed.render(line, show=str if as_table else shown) for line in lines]
+    if not as_table:
+        sys.stdout.write("".join(f"{row}\n" for row in rows))
+        return
+    cells = [row.split("\t", len(heads) - 1) for row in rows]
+    padded = [row + [""] * (len(heads) - len(row)) for row in cells]
+    write_table([Column(head) for head in heads], padded)
 
 
 def no_trunc_option(function: Callable[..., Any]) -> Callable[..., Any]:

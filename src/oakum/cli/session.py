@@ -23,7 +23,7 @@ CONTEXT_SETTINGS: Final[dict[str, object]] = {"help_option_names": ["-h", "--hel
 class Session:
     """The global options of this call, and the engine over their directories."""
 
-    __slots__ = ("_engine", "_namespace", "format", "namespace_name", "root", "state")
+    __slots__ = ("_engine", "_namespace", "format", "namespace_name", "root", "state", "template")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class Session:
         self.state = state
         self.namespace_name = namespace
         self.format = output_format
+        self.template = ""  # of --format, where the command takes one
         self._engine: Engine | None = None
         self._namespace: Namespace | None = None
 
