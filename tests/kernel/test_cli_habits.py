@@ -92,7 +92,9 @@ def test_a_volume_that_shall_not_be_filled_begins_empty(box: Box) -> None:
 
 def test_whoever_has_a_port_is_named_as_people_know_it(box: Box) -> None:
     box("run", "-d", "--name", "web", "-p", "127.0.0.1::80", box.image, "sleep", "1000")
-    port = box("inspect", "-f", '{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}', "web").strip()
+    port = box(
+        "inspect", "-f", '{{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}}', "web"
+    ).strip()
     assert box("ps", "--format", r"table {{.Names}}\t{{.Ports}}").split() == [
         *("NAMES", "PORTS", "web", f"127.0.0.1:{port}->80/tcp"),
     ]

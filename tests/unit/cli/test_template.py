@@ -114,7 +114,33 @@ def test_a_wrong_field_gets_the_right_ones() -> None:
 
 
 _WORDS = st.sampled_from(
-    [*'{{ }} . .Name $ $x range if end else ( ) | := , "a" 3 - .Config.Env \\n /*'.split(), " ", *FUNCTIONS]
+    [
+        *[
+            "{{",
+            "}}",
+            ".",
+            ".Name",
+            "$",
+            "$x",
+            "range",
+            "if",
+            "end",
+            "else",
+            "(",
+            ")",
+            "|",
+            ":=",
+            ",",
+            '"a"',
+            "3",
+            "-",
+            ".Config.Env",
+            "\\n",
+            "/*",
+        ],
+        " ",
+        *FUNCTIONS,
+    ]
 )
 
 
