@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 _VERSION_3: Final = 0x20080522
 _PR_SET_KEEPCAPS: Final = 8
-_PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
 _PR_CAP_AMBIENT: Final = 47
 _AMBIENT_RAISE: Final = 2
@@ -27,7 +26,6 @@ class _Data(Struct):
     _fields_ = [("effective", u32), ("permitted", u32), ("inheritable", u32)]
 
 
-_capget = bind_call("capget", c_void_p, c_void_p)
 _capset = bind_call("capset", c_void_p, c_void_p)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 
@@ -36,17 +34,6 @@ _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 def last_capability() -> int:
     """The highest capability this kernel knows."""
     return int(read_file("/proc/sys/kernel/cap_last_cap"))
-
-
-def permitted() -> int:
-    """The permitted set of this thread, as a bit mask.
-
-    Source: capget(2). Raises OSError.
-    """
-    header = _Header(_VERSION_3, 0)
-    data = (_Data * 2)()
-    _capget(byref(header), byref(data), target="own capabilities")
-    return int(data[0].permitted) | int(data[1].permitted) << 32
 
 
 def set_sets(*, effective: int, permitted: int, inheritable: int) -> None:
@@ -70,12 +57,14 @@ def limit_bounding(keep: int) -> None:
             _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0, target=f"PR_CAPBSET_DROP {number}")
 
 
-def bounding() -> int:
-    """The bounding set of this thread, as a bit mask."""
-    mask = 0
-    for number in range(last_capability() + 1):
-        mask |= _prctl(_PR_CAPBSET_READ, number, 0, 0, 0, target="PR_CAPBSET_READ") << number
-    return mask
+def givable() -> int:
+    """What this process has and can give to what it executes, as a bit mask: permitted, and in the bounding set.
+
+    In one call, where asking for each capability takes some 40. Source: proc_pid_status(5). Raises OSError.
+    """
+    text = read_file("/proc/self/status")
+    masks = [int(text.partition(name)[2].split(None, 1)[0], 16) for name in (b"\nCapPrm:", b"\nCapBnd:")]
+    return masks[0] & masks[1]
 
 
 def set_ambient(mask: int) -> None:

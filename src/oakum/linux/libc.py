@@ -66,7 +66,6 @@ _NUMBERS: Final[dict[str, dict[str, int]]] = {
     "x86_64": {
         "rt_sigaction": 13,
         "pivot_root": 155,
-        "capget": 125,
         "capset": 126,
         "keyctl": 250,
         "ioprio_set": 251,
@@ -78,7 +77,6 @@ _NUMBERS: Final[dict[str, dict[str, int]]] = {
     "aarch64": {
         "rt_sigaction": 134,
         "pivot_root": 41,
-        "capget": 90,
         "capset": 91,
         "keyctl": 219,
         "ioprio_set": 30,

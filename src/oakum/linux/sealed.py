@@ -77,9 +77,7 @@ def seal_in_place() -> bool:
     Only for a process with one thread. Raises OSError.
     """
     own = os.stat("/proc/self/exe")
-    with open("/proc/self/maps", "rb") as file:
-        lines = [line.split(None, 5) for line in file]
-    areas = [(*_bounds(words[0]), words[1]) for words in lines if int(words[4]) == own.st_ino]
+    areas = [(*_bounds(words[0]), words[1]) for words in _mapped(own.st_ino)]
     if not areas or sum(end - start for start, end, _ in areas) > _SMALL_BYTES:
         return False
     from oakum.linux import memory  # here, where it is known to be of use
@@ -99,6 +97,28 @@ def seal_in_place() -> bool:
                 return False
             raise
     return runs_sealed()
+
+
+def _mapped(inode: int) -> list[list[bytes]]:
+    """The lines of our memory map that are of a file, in words. They are together, most often first, and no more is read than has them.
+
+    Were there others behind them, the kernel would not let the file go. Source: proc_pid_maps(5).
+    """
+    found: list[list[bytes]] = []
+    fd = os.open("/proc/self/maps", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        rest = b""
+        while chunk := os.read(fd, 4096):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                words = line.split(None, 5)
+                if int(words[4]) == inode:
+                    found.append(words)
+                elif found and len(words) > 5 and words[5][:1] == b"/":
+                    return found
+    finally:
+        os.close(fd)
+    return found
 
 
 def _bounds(text: bytes) -> tuple[int, int]:

@@ -190,7 +190,7 @@ open(oakum.always.__file__, "w").write("VALUE = (")
 entry._keep()
 print("done")
 """
-    for name in ("cli/oci/entry.py", "linux/sealed.py", "linux/fd.py"):
+    for name in ("cli/oci/entry.py", "linux/sealed.py", "linux/control.py", "linux/fd.py"):
         (package / name).parent.mkdir(exist_ok=True)
         (package / name).write_bytes((Path(ours.__file__).parents[2] / name).read_bytes())
     done = subprocess.run(

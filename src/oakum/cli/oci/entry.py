@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> NoReturn:
     gc.disable()  # it ends soon
     from oakum.cli.oci.commands import dispatch  # after the line above, which is worth a tenth of the time
 
-    code = dispatch(arguments, sealed=runs_sealed())
+    code = dispatch(arguments, sealed=command_of(arguments) in _ENTERING and runs_sealed())
     try:
         sys.stdout.flush()
         sys.stderr.flush()
