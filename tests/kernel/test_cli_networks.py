@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import Directories
 from tests.kernel.cli_box import Box, opened
+from tests.support.ports import free_port
 
 # Of this process alone, so that runs beside each other do not meet.
 SUBNET6 = f"fd6f:616b:{os.getpid() & 0xFFFF:x}:c::/64"
@@ -34,12 +35,6 @@ def inspect(box: Box, name: str) -> dict[str, Any]:
 
 def attached(box: Box, name: str) -> dict[str, dict[str, Any]]:
     return {place["container"]: place for place in inspect(box, name)["attached"]}
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-        probe.bind(("::1", 0))
-        return probe.getsockname()[1]
 
 
 def test_networks_are_made_chosen_connected_looked_at_and_removed(box: Box) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.kernel.cli_box import Box
 from tests.support.patience import eventually, patient
+from tests.support.ports import free_port
 
 
 def run(box: Box, *arguments: str, **options) -> str:
@@ -397,9 +398,7 @@ def test_networks(box: Box) -> None:
 
 
 def test_a_published_port_answers_on_loopback(box: Box) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     script = "mkdir /www; echo served > /www/f; exec httpd -f -p 80 -h /www"
     box("run", "-d", "--name", "web", "-p", f"127.0.0.1:{port}:80", box.image, "sh", "-c", script)
     assert f"127.0.0.1:{port}->80/tcp" in box("ps")

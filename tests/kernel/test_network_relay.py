@@ -19,14 +19,9 @@ from oakum.errors import AlreadyExists, InvalidArgument, Unimplemented
 from oakum.linux.netns import inside, open_netns
 from tests.support.engines import SLEEP, Lab
 from tests.support.patience import eventually
+from tests.support.ports import free_port
 
 LOOPBACK = "::1"
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET6, kind) as probe:
-        probe.bind((LOOPBACK, 0))
-        return probe.getsockname()[1]
 
 
 def on_loopback(port: int, inner: int = 80, protocol: Protocol = "tcp") -> PortMapping:

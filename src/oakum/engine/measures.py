@@ -98,7 +98,12 @@ class Meter:
         detail = read_detail(layout, record.cgroup_path)
         processes = read_processes(layout, record.cgroup_path, main_pid=record.pid)
         base = _labels(
-            sandbox, record.config.metadata.name, record.cgroup_path, record.config.image, record.id
+            sandbox,
+            record.config.metadata.name,
+            record.cgroup_path,
+            # a kubelet asks for images by id; dashboards know them by the name that the user wrote
+            record.config.user_specified_image or record.config.image,
+            record.id,
         )
         values: tuple[Iterator[_Value], ...] = (
             _times(stats, record),

@@ -16,6 +16,7 @@ import pytest
 from oakum.streaming.requests import ForwardRequest
 from oakum.streaming.server import StreamingServer
 from tests.support.local_source import LocalSource
+from tests.support.ports import free_port
 from tests.support.streams import ChannelForwardClient, ForwardClient, listening
 
 CARRIERS = [False, True]
@@ -42,11 +43,6 @@ def listening_many(answer: Callable[[socket.socket], None]) -> AbstractContextMa
         threading.Thread(target=talk).start()
 
     return listening(start)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def forward(
