@@ -127,14 +127,18 @@ RESTORES = RESTORES.replace("where.co_filename != pod_checkpoints.__file__", "wh
 RESTORES = RESTORES.replace(
     "checkpoints.dump = dump\n",
     """
-from oakum.engine import half_restored, restores, unarchive
+import msgspec
+from oakum.engine import creation, half_restored, restores, unarchive
 from oakum.engine.containers import Containers
 FILES = [module.__file__ for module in (half_restored, restores, unarchive)]
-def start_restored(self, container_ids, images):
+def start_together(self, container_ids):
     for container_id in container_ids:
+        record = msgspec.structs.replace(self.need(container_id), restored_from="")
+        self._context.store.update_container(record)
         self.start(container_id)
+        creation.forget_images(self._context, record)
 checkpoints.problem = lambda: ""
-Containers.start_restored = start_restored
+Containers.start_together = start_together
 """,
 )
 

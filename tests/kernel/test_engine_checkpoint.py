@@ -18,12 +18,17 @@ from oakum.backend.config import Mount, Resources, SecurityProfile
 from oakum.engine import checkpoints
 from oakum.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from tests.conftest import Directories
+from tests.support.checkpoints import checkpoint_image
 from tests.support.engines import Lab, laboratory
 from tests.support.patience import eventually
 
 COUNT = (
     "rm /etc/group; ln -s /proc/1/root /trap; trap 'exit 7' TERM; n=0;"
     " while :; do n=$((n+1)); echo $n >/count; echo $n; sleep 0.05; done"
+)
+WITH_HANDLER = (
+    "rm /etc/group; trap 'exit 7' TERM; n=0;"
+    " while :; do n=$((n+1)); echo $n >/data/count; echo $n; sleep 0.05; done"
 )
 AS_USER = "n=0; while :; do n=$((n+1)); echo $n >/data/count; echo $n; sleep 0.05; done"
 
@@ -187,6 +192,58 @@ def test_a_pod_is_written_at_one_moment_and_goes_on_there_and_in_a_new_pod(lab: 
         assert lab.cri.container_status(two).exit_code == 137
     finally:
         lab.cri.remove_sandbox(restored.sandbox_id)
+
+
+@pytest.mark.cgroup
+def test_a_container_goes_on_from_an_archive_and_from_an_image_of_one(lab: Lab, tmp_path: Path) -> None:
+    if why := checkpoints.problem():
+        pytest.skip(f"kernel: CRIU cannot work with it: {why}")
+    for directory in ("volume", "other"):
+        (tmp_path / directory).mkdir()
+    data = Mount(container_path="/data", host_path=str(tmp_path / "volume"))
+    saved = tmp_path / "saved.tar"
+    with lab.pod("before") as pod:
+        before = lab.started(pod, "counter", WITH_HANDLER, mounts=(data,), envs=(("SAID", "then"),))
+        eventually(lambda: len(logged(lab, before)) > 3)
+        lab.cri.checkpoint_container(before, str(saved), timeout_s=60)
+    name = f"{lab.registry.address}/library/saved:1"
+    lab.registry.push_built("library/saved", ("1",), checkpoint_image(saved))
+    lab.cri.pull_image(name)
+    # as a kubelet says it, which knows nothing of the image that it was made of
+    moved = msgspec.structs.replace(data, host_path=str(tmp_path / "other"))
+    asked = lab.container(
+        "again", image=str(saved), command=(), user="0", mounts=(moved,), labels={"new": "yes"}
+    )
+    lab.cri.remove_image(lab.image("busybox"))
+    with lab.pod("after") as pod:
+        for number, image in enumerate((str(saved), name)):
+            config = msgspec.structs.replace(
+                asked, image=image, metadata=msgspec.structs.replace(asked.metadata, attempt=number)
+            )
+            config = msgspec.structs.replace(config, log_path=f"again.{number}.log")
+            (tmp_path / "other/count").unlink(missing_ok=True)
+            after = lab.cri.create_container(pod, config)
+            status = lab.cri.container_status(after)
+            assert (status.state, status.pid, status.config.labels) == ("created", 0, {"new": "yes"})
+            assert not (tmp_path / "other/count").exists()
+            if not number:  # as one leaves it that is killed when CRIU has just begun
+                store = lab.engine._context.store
+                record = store.container(after)
+                assert record is not None
+                store.update_container(msgspec.structs.replace(record, phase="starting"))
+                Path(status.bundle_path, "checkpoint/restored.pid").write_text("1")
+            lab.cri.start_container(after)
+            eventually(lambda key=after: len(logged(lab, key)) > 3)
+            lines = logged(lab, after)
+            assert lines[0] > 3
+            assert lines == list(range(lines[0], lines[0] + len(lines)))
+            assert lab.run(after, "sh", "-c", "test -e /etc/group || echo $SAID") == "then\n"
+            assert (tmp_path / "other/count").exists()
+            assert not os.path.exists(f"{status.bundle_path}/checkpoint")
+            assert lab.cri.container_status(after).state == "running"
+            lab.cri.stop_container(after, timeout_s=60)
+            assert lab.cri.container_status(after).exit_code == 7
+    lab.cri.pull_image(lab.image("busybox"))
 
 
 def test_what_cannot_be_written_of_a_pod_is_refused(lab: Lab, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What restoring a pod is made of, without CRIU: files, names of mounts, rights, and what a killed restorer leaves.
+"""What restoring a pod or a container is made of, without CRIU: files, names of mounts, rights, and what a killed restorer leaves.
 
 Restored for real are those of `test_engine_checkpoint.py`, where CRIU works with the kernel.
 """
@@ -12,18 +12,40 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from oakum.backend.config import Mount, SecurityProfile
-from oakum.engine import checkpoints, unarchive
-from oakum.errors import FailedPrecondition, NotFound, OakumError, Unimplemented
-from oakum.oci.runtime import external
+from oakum.backend.config import ContainerConfig, Mount, NamespaceOptions, SecurityProfile
+from oakum.engine import checkpoints, container_restores, unarchive
+from oakum.engine.images import Images
+from oakum.errors import (
+    DataLoss,
+    FailedPrecondition,
+    ImageNotFound,
+    InvalidArgument,
+    NotFound,
+    OakumError,
+    PermissionDenied,
+    Unavailable,
+    Unimplemented,
+)
+from oakum.oci.runtime import criu, external
 from oakum.shim.restored import check_rights
 from tests.conftest import Directories
+from tests.support.checkpoints import (
+    CONTAINERD,
+    CRIO,
+    annotated,
+    annotated_index,
+    checkpoint_image,
+    fake_criu,
+)
 from tests.support.engines import Lab, laboratory
+from tests.support.images import build_image
 from tests.support.patience import eventually
 from tests.support.registry import busybox_layer, make_layer, tar_entry
 
@@ -186,3 +208,177 @@ def test_a_host_or_handler_that_cannot_says_its_reason(lab: Lab, tmp_path: Path)
     with pytest.raises(OakumError, match=r"CRIU|runtime_handler"):
         lab.cri.restore_sandbox(str(tmp_path), lab.sandbox("none"), runtime_handler="nobody")
     assert not [status for status in lab.cri.list_sandboxes() if status.config.metadata.name == "none"]
+
+
+# -- containers from archives of one -------------------------------------------------------------------------------
+
+WRITES = "rm /etc/group; echo kept >/kept; echo $SAID; while :; do sleep 0.05; done"
+
+
+@pytest.fixture
+def saved(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An archive of a container, with images that are none."""
+    path = tmp_path / "saved.tar"
+    with lab.pod("before") as pod:
+        container = lab.started(pod, "counter", WRITES, envs=(("SAID", "then"),))
+        eventually(lambda: lab.run(container, "sh", "-c", "cat /kept || :") == "kept\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(criu, "call", fake_criu)
+            lab.cri.checkpoint_container(container, str(path), timeout_s=0)
+    return path
+
+
+def as_kubelets_say(lab: Lab, image: str, **fields: Any) -> ContainerConfig:
+    """A container of an image of which nothing is known."""
+    return lab.container(
+        "again", image=image, **{"command": (), "user": "0", "labels": {"new": "yes"}, **fields}
+    )
+
+
+def test_tools_for_checkpoints_find_what_they_look_for(lab: Lab, saved: Path) -> None:
+    with tarfile.open(saved) as tar:
+        names = tar.getnames()
+        said = {name: json.load(cast("Any", tar.extractfile(name))) for name in ("config.dump", "spec.dump")}
+    assert {"stats-dump", "dump.log", "rootfs-diff.tar", "deleted.files", "checkpoint/pages-1.img"} < {*names}
+    assert names[:2] == ["oakum.json", "oakum.seal"]
+    assert len(names) == len(set(names))
+    # Source: checkpointctl, lib/metadata.go and internal/container.go
+    config = said["config.dump"]
+    assert (config["name"], config["rootfsImageName"]) == ("counter", lab.image("busybox"))
+    for field in ("createdTime", "checkpointedTime"):
+        assert datetime.fromisoformat(config[field]).tzinfo is not None
+    prefix = "io.kubernetes.cri."
+    annotations = said["spec.dump"]["annotations"]
+    assert {
+        key: annotations[prefix + key] for key in ("container-name", "sandbox-name", "sandbox-namespace")
+    } == {
+        "container-name": "counter",
+        "sandbox-name": "before",
+        "sandbox-namespace": "tests",
+    }
+
+
+@pytest.mark.parametrize("form", ["file", CRIO, CONTAINERD, "index"])
+def test_a_container_is_created_from_an_archive_and_started_by_criu(
+    lab: Lab, saved: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = str(saved)
+    if form == "index":
+        built = checkpoint_image(saved, "none.of.these")
+        lab.registry.push_built("library/index", (), built)
+        index = annotated_index(built, {CONTAINERD: "counter"})
+        lab.registry.put_manifest("library/index", "latest", index)
+        image = lab.image("index")
+    elif form != "file":
+        lab.registry.push_built(f"library/{form}", ("latest",), checkpoint_image(saved, form))
+        image = lab.image(form)
+    if form != "file":
+        lab.cri.pull_image(image)
+    monkeypatch.setattr(container_restores, "problem", lambda _context: "")
+    with lab.pod("after") as pod:
+        container = lab.cri.create_container(pod, as_kubelets_say(lab, image))
+        status = lab.cri.container_status(container)
+        assert (status.state, status.config.labels) == ("created", {"new": "yes"})
+        assert status.config.user_specified_image == lab.image("busybox")
+        bundle = Path(status.bundle_path)
+        assert (bundle / "checkpoint/pages-1.img").read_bytes().startswith(b"what CRIU says in pages-1.img")
+        assert sorted(os.listdir(bundle / "checkpoint"))[:1] == ["core-1.img"]
+        upper = Path(lab.engine._context.snapshotter.container_directory(container))
+        assert (upper / "kept").read_text() == "kept\n"
+        assert (upper / "etc/group").is_char_device()
+        env = json.loads((bundle / "config.json").read_text())["process"]["env"]
+        assert "SAID=then" in env
+        # these images CRIU cannot restore, if it can anything here: then it is as with any start that fails
+        with pytest.raises(OakumError, match="restore"):
+            lab.cri.start_container(container)
+        ended = lab.cri.container_status(container)
+        assert (ended.state, ended.reason) == ("exited", "StartError")
+        assert not (bundle / "checkpoint").exists()
+
+
+def test_what_no_container_can_be_made_of_is_refused_and_leaves_nothing(
+    lab: Lab, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = as_kubelets_say(lab, str(saved))
+    replace = msgspec.structs.replace
+    (tmp_path / "cut.tar").write_bytes(saved.read_bytes()[:-30000])
+    (tmp_path / "text").write_text("text" * 300)
+    cases: list[tuple[ContainerConfig, type[OakumError], str]] = [
+        (replace(config, image=f"{tmp_path}/none"), NotFound, "no such file"),
+        (replace(config, image=f"{tmp_path}/"), InvalidArgument, "not a file"),
+        (replace(config, image=f"{tmp_path}/text"), InvalidArgument, "not an archive"),
+        (replace(config, image=f"{tmp_path}/cut.tar"), DataLoss, "ends"),
+        (replace(config, command=("true",)), InvalidArgument, "config: command"),
+        (replace(config, add_capabilities=("NET_ADMIN",)), InvalidArgument, "config: add_capabilities"),
+    ]
+    with lab.pod("after") as pod, lab.pod("apart", namespaces=NamespaceOptions(ipc="node")) as apart:
+        with monkeypatch.context() as patched:
+            patched.setattr(container_restores, "problem", lambda _context: "")
+            for wrong, error, said in cases:
+                with pytest.raises(error, match=said):
+                    lab.cri.create_container(pod, wrong)
+            with pytest.raises(InvalidArgument, match=r"sandbox\.namespaces"):
+                lab.cri.create_container(apart, config)
+        # by its path it is no image
+        assert lab.cri.image_status(str(saved)) is None
+        with pytest.raises(InvalidArgument, match="where the container is created"):
+            lab.cri.pull_image(str(saved))
+        if why := container_restores.problem(lab.engine._context):
+            with pytest.raises(Unimplemented) as caught:
+                lab.cri.create_container(pod, config)
+            assert why in str(caught.value)
+        assert not lab.cri.list_containers()
+    bundles = Path(lab.engine.root, "containers")
+    assert not bundles.exists() or not os.listdir(bundles)
+
+
+def test_what_only_the_pod_s_checkpoint_has_is_said(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(criu, "call", fake_criu)
+    monkeypatch.setattr(container_restores, "problem", lambda _context: "")
+    with lab.pod("shared") as pod:
+        container = lab.started(pod, "c", "echo x >/dev/shm/x; touch /done; while :; do sleep 0.05; done")
+        eventually(lambda: lab.run(container, "sh", "-c", "ls /done || :") == "/done\n")
+        lab.cri.checkpoint_container(container, f"{tmp_path}/saved.tar", timeout_s=0)
+        with pytest.raises(Unimplemented, match=r"/dev/shm.*checkpoint of the pod"):
+            lab.cri.create_container(pod, as_kubelets_say(lab, f"{tmp_path}/saved.tar"))
+
+
+def test_the_image_that_it_was_made_of_is_pulled_or_named(
+    lab: Lab, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container_restores, "problem", lambda _context: "")
+    config = as_kubelets_say(lab, str(saved))
+    lab.cri.remove_image(lab.image("busybox"))
+    try:
+        with lab.pod("fresh") as pod:
+            with monkeypatch.context() as patched:
+                patched.setattr(Images, "pull", refused)
+                with pytest.raises(ImageNotFound, match=r"cannot be pulled: .*busybox@sha256:"):
+                    lab.cri.create_container(pod, config)
+            container = lab.cri.create_container(pod, config)
+            assert lab.cri.container_status(container).state == "created"
+            lab.cri.remove_container(container)
+    finally:
+        lab.cri.pull_image(lab.image("busybox"))
+
+
+def refused(_images: Images, name: str, **_: object) -> str:
+    raise Unavailable("pull image", name, "the registry does not answer")
+
+
+def test_an_image_that_says_it_is_a_checkpoint_has_one_layer(lab: Lab) -> None:
+    layers = [make_layer([tar_entry(name, payload=b"x")]) for name in ("oakum.json", "oakum.seal")]
+    for name, built in (
+        ("two-layers", build_image(layers, media="oci")),
+        ("unsealed", build_image(layers[:1], media="oci")),
+    ):
+        lab.registry.push_built(f"library/{name}", ("latest",), annotated(built, {CRIO: "x"}))
+        lab.cri.pull_image(lab.image(name))
+    with lab.pod("many") as pod:
+        with pytest.raises(FailedPrecondition, match="one layer, this image has 2"):
+            lab.cri.create_container(pod, as_kubelets_say(lab, lab.image("two-layers")))
+        with pytest.raises(PermissionDenied, match="not sealed"):
+            lab.cri.create_container(pod, as_kubelets_say(lab, lab.image("unsealed")))
+        assert not lab.cri.list_containers()

@@ -68,6 +68,14 @@ def _reset(context: Context, containers: Containers, record: ContainerRecord) ->
         reserve(f"{bundle}/exit.json")
     context.store.update_container(
         msgspec.structs.replace(
-            record, phase="created", exit=None, pid=0, started_at_ns=0, paused=False, user=None, warnings=()
+            record,
+            phase="created",
+            exit=None,
+            pid=0,
+            started_at_ns=0,
+            paused=False,
+            user=None,
+            warnings=(),
+            restored_from="",
         )
     )

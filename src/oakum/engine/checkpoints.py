@@ -3,11 +3,11 @@
 
     checkpoint/       CRIU's images of its processes       config.dump   what it is, for people and tools
     rootfs-diff.tar   what it has changed in its image     spec.dump     its config.json
-    deleted.files     what it has deleted of it            dump.log      CRIU's log
-    opaque.dirs       directories that hide the image's
+    deleted.files     what it has deleted of it            dump.log      CRIU's log, and stats-dump
+    opaque.dirs       directories that hide the image's    oakum.*       see `engine.sealed_archive`
 
-These are the names that tools for such archives know, but for the last. CRIU believes its images, so whoever can hand over
-an archive would choose what runs, and with which privileges: one is restored only as part of a pod's (`engine.restores`).
+These are the names that tools for such archives know, but for the last two. A container goes on from one as part of
+a pod's (`engine.restores`) or by itself (`engine.container_restores`).
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ import os
 import stat
 import tarfile
 import tempfile
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import msgspec
 
-from oakum.engine import creation
+from oakum.engine import creation, host, sealed
 from oakum.engine.containers import Containers
 from oakum.engine.context import Context
 from oakum.engine.storage import remove_directory, storing
 from oakum.engine.store.records import ContainerRecord
-from oakum.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from oakum.errors import FailedPrecondition, Internal, InvalidArgument, Unimplemented
 from oakum.linux.durable import write_file_fast
 from oakum.oci.cgroups import Cgroup
 
 if TYPE_CHECKING:
+    from oakum.engine.sealed_archive import ArchiveFacts
     from oakum.oci.spec import Spec
 
 # CRIU's images, in the bundle and in the archive.
-DIRECTORY: Final = "checkpoint"
+DIRECTORY: Final = creation.IMAGES
 _CRIU: Final = "criu"
+# What CRIU writes about its work.
+_NOT_RESTORED: Final = ("dump.log", "stats-dump")
 # What System V's inter-process communication in a namespace is when it is none: CRIU's magic numbers.
 _EMPTY_IMAGE_BYTES: Final = 8
 _REDIRECTS: Final = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
@@ -144,20 +148,100 @@ def _write_archive(context: Context, record: ContainerRecord, images: str, locat
     fd, temporary = tempfile.mkstemp(prefix=f".{name[:64]}.", dir=folder)  # 0600: memory is in it
     try:
         with os.fdopen(fd, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-            for image in sorted(os.listdir(images)):
-                inside = image if image == "dump.log" else f"{DIRECTORY}/{image}"
-                tar.add(f"{images}/{image}", inside, recursive=False)
-            _add(tar, "spec.dump", msgspec.json.encode(creation.config_of(context, record.id)))
-            _add(tar, "config.dump", msgspec.json.encode(_facts(record)))
-            obstacle = _add_changes(tar, context.snapshotter.container_directory(record.id))
+            obstacle = _add_members(tar, context, record, images)
+            tar.close()
             file.flush()
-        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.rename(temporary, location)
     except BaseException:  # whatever it is, half an archive is none; it goes on upwards
         os.unlink(temporary)
         raise
-    return _obstacle(context, record, images) or obstacle
+    return obstacle
+
+
+def _add_members(tar: tarfile.TarFile, context: Context, record: ContainerRecord, images: str) -> str:
+    """Add what is restored, behind its sizes and hashes and their seal, then what is for people; see `dump`."""
+    from oakum.engine import sealed_archive  # as above
+
+    with tempfile.TemporaryFile() as diff:
+        # a copy: the container goes on to write to its layer
+        changes = write_changes(cast("BinaryIO", diff), context.snapshotter.container_directory(record.id))
+        diff.seek(0)
+        obstacle = _obstacle(context, record, images) or changes.obstacle
+        # names of files need not be text
+        lists = {
+            "deleted.files": json.dumps(changes.deleted).encode(),
+            "opaque.dirs": json.dumps(changes.opaque).encode(),
+        }
+        files = [sealed.described_bytes(data, name) for name, data in lists.items()]
+        files.append(sealed.described(diff, "rootfs-diff.tar"))
+        names = sorted(os.listdir(images))
+        for image in names:
+            if image not in _NOT_RESTORED:
+                with open(f"{images}/{image}", "rb") as file:
+                    files.append(sealed.described(file, f"{DIRECTORY}/{image}"))
+        facts = _archive_facts(context, record, tuple(files), obstacle)
+        for name, data in (*sealed_archive.members(context.layout, facts), *lists.items()):
+            _add(tar, name, data)
+        for image in names:
+            inside = image if image in _NOT_RESTORED else f"{DIRECTORY}/{image}"
+            tar.add(f"{images}/{image}", inside, recursive=False)
+        info = tarfile.TarInfo("rootfs-diff.tar")
+        info.size, info.mode = diff.tell(), 0o600
+        diff.seek(0)
+        tar.addfile(info, diff)
+    _add(tar, "spec.dump", msgspec.json.encode(_spec(context, record)))
+    _add(tar, "config.dump", msgspec.json.encode(_facts(record)))
+    return obstacle
+
+
+def _archive_facts(
+    context: Context, record: ContainerRecord, files: tuple[sealed.FileFacts, ...], obstacle: str
+) -> ArchiveFacts:
+    from oakum.engine.sealed_archive import ArchiveFacts  # as above
+
+    sandbox = context.store.sandbox(record.sandbox_id)
+    if sandbox is None:
+        raise Internal("checkpoint container", record.sandbox_id[:12], "its container is there, it is not")
+    if not obstacle and sandbox.config.namespaces.ipc == "pod":
+        shm = f"{context.layout.pod(sandbox.id)}/shm"
+        if os.listdir(shm):
+            obstacle = "there was something in its pod's /dev/shm, which only a checkpoint of the pod has"
+    return ArchiveFacts(
+        version=sealed.VERSION,
+        id=record.id,
+        runtime="oakum",
+        machine=host.machine(),
+        snapshots=context.snapshotter.kind,
+        container=container_facts(record, obstacle),
+        sandbox=sandbox.config,
+        pull_name=_pull_name(record),
+        files=files,
+    )
+
+
+def container_facts(record: ContainerRecord, obstacle: str) -> sealed.ContainerFacts:
+    """What is to be known of a container to have it go on; `obstacle` as `dump` said it."""
+    return sealed.ContainerFacts(
+        id=record.id,
+        name=record.config.metadata.name,
+        # limits may have been changed since
+        config=msgspec.structs.replace(record.config, resources=record.resources),
+        image_id=record.image_id,
+        obstacle=obstacle,
+    )
+
+
+def _pull_name(record: ContainerRecord) -> str:
+    """What brings exactly this image again; "" if that is not known."""
+    from oakum.images.reference import parse_reference  # as above
+
+    for name in (record.image_ref, record.config.image):
+        try:
+            return f"{parse_reference(name).repository}@{record.manifest_digest}"
+        except InvalidArgument:
+            continue  # an id
+    return ""
 
 
 def _obstacle(context: Context, record: ContainerRecord, images: str) -> str:
@@ -200,8 +284,21 @@ def _facts(record: ContainerRecord) -> dict[str, Any]:
         "rootfsImageRef": record.image_id,
         "rootfsImageName": record.image_ref,
         "runtime": "oakum",
-        "createdTimeNs": record.created_at_ns,
+        "createdTime": datetime.fromtimestamp(record.created_at_ns // 10**9, UTC).isoformat(),
+        "checkpointedTime": datetime.now(UTC).isoformat(),
     }
+
+
+def _spec(context: Context, record: ContainerRecord) -> dict[str, Any]:
+    """Its config.json, with the names that tools look for there."""
+    spec = creation.config_of(context, record.id)
+    sandbox = context.store.sandbox(record.sandbox_id)
+    names = {"container-name": record.config.metadata.name}
+    if sandbox is not None:
+        names["sandbox-name"] = sandbox.config.metadata.name
+        names["sandbox-namespace"] = sandbox.config.metadata.namespace
+    said = {f"io.kubernetes.cri.{key}": value for key, value in names.items()}
+    return {**spec, "annotations": {**said, **spec.get("annotations", {})}}
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -211,20 +308,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 # ---- what it has changed in its image
-
-
-def _add_changes(tar: tarfile.TarFile, directory: str) -> str:
-    """Add the members that say what is in the writable layer, which the container goes on to write to; see `dump`."""
-    with tempfile.TemporaryFile() as kept:
-        changes = write_changes(cast("BinaryIO", kept), directory)
-        info = tarfile.TarInfo("rootfs-diff.tar")
-        info.size, info.mode = kept.tell(), 0o600
-        kept.seek(0)
-        tar.addfile(info, kept)
-    # names need not be text
-    _add(tar, "deleted.files", json.dumps(changes.deleted).encode())
-    _add(tar, "opaque.dirs", json.dumps(changes.opaque).encode())
-    return changes.obstacle
 
 
 def write_changes(file: BinaryIO, directory: str) -> Changes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -58,6 +58,13 @@ _SETUP_FAILED: Final = 128
 _SIGKILL: Final = 9
 
 
+class Restored(NamedTuple):
+    """What a container is to go on from; `fill` puts that into its bundle and layer."""
+
+    checkpoint: str
+    fill: Callable[[ContainerRecord], None]
+
+
 class Containers(Catalog):
     """The containers of one namespace: asking for them (`Catalog`) and changing them."""
 
@@ -73,15 +80,23 @@ class Containers(Catalog):
         sandbox_id: str,
         config: ContainerConfig,
         *,
-        filled: Callable[[ContainerRecord], None] | None = None,
+        restored: Restored | None = None,
     ) -> str:
-        """Prepare a container; its id. A retry of a call whose first try still runs joins it.
-
-        `filled` puts into its directories what it is to find there.
-        """
+        """Prepare a container; its id. A retry of a call whose first try still runs joins it."""
         sandbox = self._sandboxes.need_ready(sandbox_id)
+        may_restore = restored is None and sandbox.config.owner != "container"
+        if may_restore and config.image.startswith("/"):
+            from oakum.engine import container_restores  # hardly any container is made of a checkpoint
+
+            return container_restores.create_from_file(self._context, self, sandbox, config)
+        asked = config
         config = creation.check(sandbox, config)
         image = self._images.need(config.image)
+        if may_restore and not (image.entrypoint or image.cmd):
+            from oakum.engine import container_restores  # as above
+
+            if container_restores.is_checkpoint(self._context, self._namespace, image):
+                return container_restores.create_from_image(self._context, self, sandbox, asked, image)
         views = {m.container_path: self._images.need(m.image) for m in config.mounts if m.image}
         config = creation.with_image_ids(config, views)
         while True:
@@ -98,6 +113,8 @@ class Containers(Catalog):
                 self._context.layout.containers,
                 {place: view.manifest_digest for place, view in views.items()},
             )
+            if restored is not None:
+                record = msgspec.structs.replace(record, restored_from=restored.checkpoint)
             with self._context.locks.holding(record.id) as lock:
                 try:
                     self._reserve(record)
@@ -109,8 +126,8 @@ class Containers(Catalog):
                     raise
                 try:
                     creation.build(self._context, sandbox, record, image, views)
-                    if filled is not None:
-                        filled(record)
+                    if restored is not None:
+                        restored.fill(record)
                     self._context.store.update_container(msgspec.structs.replace(record, phase="created"))
                 except BaseException:  # whatever ends this call, nothing may stay behind; it goes on upwards
                     creation.discard(self._context, record)
@@ -191,21 +208,21 @@ class Containers(Catalog):
         """Start a created container."""
 
         def steps(client: ShimClient, request: ContainerRequest) -> Created:
-            if not scopes.is_scope(self.need(container_id)):
+            if not request.images and not scopes.is_scope(self.need(container_id)):
                 return client.create_and_start(request)
             created = self._create_in_scope(client, request)
             return created._replace(started_at_ns=client.start(request.container_id))
 
         self._start(container_id, steps)
 
-    def start_restored(self, container_ids: Sequence[str], images: str) -> None:
-        """Have created containers go on from what is in `images` of their bundles; all are there before one goes on."""
+    def start_together(self, container_ids: Sequence[str]) -> None:
+        """Start created containers; all are there before the first instruction of one."""
         first, rest = container_ids[0], container_ids[1:]
 
         def steps(client: ShimClient, request: ContainerRequest) -> Created:
-            created = self._create_in_scope(client, request._replace(images=f"{request.bundle}/{images}"))
+            created = self._create_in_scope(client, request)
             if rest:
-                self.start_restored(rest, images)
+                self.start_together(rest)
             return created._replace(started_at_ns=client.start(first))
 
         self._start(first, steps)
@@ -278,10 +295,13 @@ class Containers(Catalog):
             except OakumError as error:
                 self._start_failed(starting, error)
                 raise
+            if record.restored_from:
+                creation.forget_images(self._context, record)
             self._context.store.update_container(
                 msgspec.structs.replace(
                     starting,
                     phase="started",
+                    restored_from="",
                     pid=created.pid,
                     started_at_ns=created.started_at_ns,
                     warnings=created.warnings,
@@ -321,7 +341,11 @@ class Containers(Catalog):
                 message=str(error),
             )
             pods.write_exit(bundle, ended)
-        self._context.store.update_container(msgspec.structs.replace(record, phase="started", exit=ended))
+        if record.restored_from:
+            creation.forget_images(self._context, record)
+        self._context.store.update_container(
+            msgspec.structs.replace(record, phase="started", exit=ended, restored_from="")
+        )
 
     def _connect(self, sandbox_id: str) -> ShimClient:
         from oakum.shim.client import ShimClient  # only what changes something talks to a shim
@@ -551,7 +575,9 @@ def _ask_shim(client: ShimClient, record: ContainerRecord, bundle: str) -> Conta
     known = next((c for c in client.containers() if c.container_id == record.id), None)
     if known is not None and known.state not in ("creating", "created"):
         # When exactly it began is in its exit record one day; until then it is when we found out.
-        return msgspec.structs.replace(record, phase="started", pid=known.pid, started_at_ns=time.time_ns())
+        return msgspec.structs.replace(
+            record, phase="started", pid=known.pid, started_at_ns=time.time_ns(), restored_from=""
+        )
     if known is not None:
         client.delete(record.id)
         # The end of a process that never became the container's is not the container's end.

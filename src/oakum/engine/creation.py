@@ -36,6 +36,10 @@ from oakum.model.signals import parse_signal, signal_name
 if TYPE_CHECKING:
     from oakum.shim.client import ContainerRequest
 
+# CRIU's images in the bundle of a container that goes on from them.
+IMAGES = "checkpoint"
+# Where the shim had its root file system mounted meanwhile, for itself alone.
+_MOUNTS = "mounts"
 _PROFILE_MAX = 8 << 20
 
 
@@ -344,9 +348,10 @@ def shim_request(context: Context, sandbox: SandboxRecord, record: ContainerReco
     from oakum.shim.client import ContainerRequest
 
     config = record.config
+    bundle = context.layout.bundle(record.id)
     return ContainerRequest(
         container_id=record.id,
-        bundle=context.layout.bundle(record.id),
+        bundle=bundle,
         rootfs=context.snapshotter.container_source(record.id),
         user=record.user_text,
         extra_groups=config.supplemental_groups,
@@ -358,7 +363,14 @@ def shim_request(context: Context, sandbox: SandboxRecord, record: ContainerReco
         target_pid_of=config.namespaces.target_id if config.namespaces.pid == "target" else "",
         seccomp_bpf=seccomp_program(context, sandbox, config),
         runtime=sandbox.runtime_path,
+        images=f"{bundle}/{IMAGES}" if record.restored_from else "",
     )
+
+
+def forget_images(context: Context, record: ContainerRecord) -> None:
+    """Remove what a container has gone on from, or never will. Idempotent. Raises SystemFailure."""
+    for name in (IMAGES, _MOUNTS):
+        remove_directory(context.layout.bundle(record.id), name)
 
 
 def _facts(image: ImageRecord) -> builder.ImageFacts:

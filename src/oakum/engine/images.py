@@ -171,6 +171,13 @@ class Images:
         """Bring an image; its id. Who asks for the same with the same credentials joins a running pull."""
         if is_image_id(image):
             raise InvalidArgument("pull image", repr(image), "an id does not say which registry has it")
+        if image.startswith("/"):
+            raise InvalidArgument(
+                "pull image",
+                repr(image[:128]),
+                "a path is no image",
+                hint="a container's checkpoint is named where the container is created, and not pulled",
+            )
         reference = parse_reference(image)
         # Credentials belong to the key: nobody gets an image by joining somebody else's rights.
         key = (self._namespace, reference.canonical, auth)

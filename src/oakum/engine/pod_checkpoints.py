@@ -140,19 +140,12 @@ def _check_place(directory: str, parent: str) -> None:
         )
 
 
-def _dumped(context: Context, record: ContainerRecord, directory: str) -> sealed.ContainerFacts:
+def _dumped(context: Context, record: ContainerRecord, directory: str) -> sealed.PodContainerFacts:
     name = record.config.metadata.name
     file = f"{name}.{record.id[:12]}.tar"
     obstacle = checkpoints.dump(context, record, f"{directory}/{file}")
-    return sealed.ContainerFacts(
-        id=record.id,
-        name=name,
-        archive=sealed.describe(directory, file),
-        # limits may have been changed since
-        config=msgspec.structs.replace(record.config, resources=record.resources),
-        image_id=record.image_id,
-        obstacle=obstacle,
-    )
+    facts = checkpoints.container_facts(record, obstacle)
+    return sealed.PodContainerFacts(archive=sealed.describe(directory, file), **msgspec.structs.asdict(facts))
 
 
 def _shared_memory(

@@ -17,8 +17,8 @@ import msgspec
 from oakum.backend.config import ContainerConfig, ContainerMetadata, Resources, SandboxConfig
 from oakum.backend.status import RestoredSandbox
 from oakum.engine import checkpoints, host, sealed, unarchive
+from oakum.engine.containers import Containers, Restored
 from oakum.engine.half_restored import Note
-from oakum.engine.storage import remove_directory
 from oakum.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -27,13 +27,11 @@ from oakum.errors import (
 )
 
 if TYPE_CHECKING:
-    from oakum.engine.containers import Containers
     from oakum.engine.context import Context
     from oakum.engine.sandboxes import Sandboxes
     from oakum.engine.store.records import ContainerRecord
 
-_OPERATION: Final = "restore pod"
-_SPARE: Final = "mounts"
+_OPERATION: Final = "restore from checkpoint"
 
 
 def restore(
@@ -59,6 +57,7 @@ def restore(
     with sealed.opened(context.layout, path) as checkpoint:
         facts = checkpoint.facts
         check_host(facts, machine=host.machine(), snapshots=context.snapshotter.kind)
+        check_pod(facts)
         wanted = config or facts.config
         check_sandbox(facts.config, wanted)
         chosen = chosen_configs(facts, container_configs)
@@ -69,10 +68,7 @@ def restore(
                 raise AlreadyExists(_OPERATION, sandbox_id[:12], "somebody else has just made this pod")
             try:
                 made = _fill(context, containers, checkpoint, sandbox_id, chosen)
-                containers.start_restored([key for _, key in made], checkpoints.DIRECTORY)
-                for _, key in made:
-                    remove_directory(context.layout.bundle(key), checkpoints.DIRECTORY)
-                    remove_directory(context.layout.bundle(key), _SPARE)
+                containers.start_together([key for _, key in made])
                 note.end()
             except BaseException:  # whatever ends this call, nothing may stay behind; it goes on upwards
                 sandboxes.remove(sandbox_id, remove_container=containers.remove_one)
@@ -87,7 +83,7 @@ def _fill(
     containers: Containers,
     checkpoint: sealed.Checkpoint,
     sandbox_id: str,
-    chosen: Sequence[tuple[sealed.ContainerFacts, ContainerConfig]],
+    chosen: Sequence[tuple[sealed.PodContainerFacts, ContainerConfig]],
 ) -> list[tuple[str, str]]:
     """Create the containers with what they had; their names and ids."""
     if checkpoint.facts.shared_memory is not None:
@@ -98,13 +94,14 @@ def _fill(
     made: list[tuple[str, str]] = []
     for was, config in chosen:
 
-        def filled(record: ContainerRecord, was: sealed.ContainerFacts = was) -> None:
+        def fill(record: ContainerRecord, was: sealed.PodContainerFacts = was) -> None:
             check_container(was, record.config, record.image_id)
             bundle = context.layout.bundle(record.id)
             upper = context.snapshotter.container_directory(record.id)
             unarchive.take_container(checkpoint.read(was.archive), bundle, checkpoints.DIRECTORY, upper)
 
-        made.append((was.name, containers.create(sandbox_id, config, filled=filled)))
+        restored = Restored(checkpoint.path, fill)
+        made.append((was.name, containers.create(sandbox_id, config, restored=restored)))
     return made
 
 
@@ -118,7 +115,7 @@ def _check_runtime(context: Context, handler: str) -> None:
         )
 
 
-def check_host(facts: sealed.PodFacts, *, machine: str, snapshots: str) -> None:
+def check_host(facts: sealed.Facts, *, machine: str, snapshots: str) -> None:
     """Raise unless a checkpoint's containers could go on on a host like this."""
     if facts.machine != machine:
         raise FailedPrecondition(
@@ -128,28 +125,37 @@ def check_host(facts: sealed.PodFacts, *, machine: str, snapshots: str) -> None:
         raise Unimplemented(
             _OPERATION, facts.id[:12], "only what was written over an overlay can be put over another one"
         )
+
+
+def check_obstacles(*found: tuple[str, str]) -> None:
+    """Raise for the first name that has an obstacle."""
+    for name, obstacle in found:
+        if obstacle:
+            raise Unimplemented(_OPERATION, name[:64], f"it cannot go on: {obstacle}")
+
+
+def check_pod(facts: sealed.PodFacts) -> None:
+    """Raise unless all that is in a pod's checkpoint can be restored."""
     if not facts.containers:
         raise FailedPrecondition(_OPERATION, facts.id[:12], "no container is in it")
-    for name, obstacle in (
-        ("/dev/shm", facts.obstacle),  # noqa: S108 - the pod's own
-        *((container.name[:64], container.obstacle) for container in facts.containers),
-    ):
-        if obstacle:
-            raise Unimplemented(_OPERATION, name, f"it cannot go on: {obstacle}")
+    containers = [(container.name, container.obstacle) for container in facts.containers]
+    check_obstacles(("/dev/shm", facts.obstacle), *containers)  # noqa: S108 - the pod's own
 
 
-def check_sandbox(was: SandboxConfig, wanted: SandboxConfig) -> None:
-    """Raise InvalidArgument for a pod in which the containers cannot go on."""
+def check_sandbox(was: SandboxConfig, wanted: SandboxConfig, said: str = "config") -> None:
+    """Raise InvalidArgument for a pod in which the containers cannot go on; `said` is how its caller knows it."""
     for field in ("namespaces", "privileged"):
         if getattr(was, field) != getattr(wanted, field):
-            raise InvalidArgument(_OPERATION, f"config.{field}", "not as at the checkpoint")
+            raise InvalidArgument(_OPERATION, f"{said}.{field}", "not as at the checkpoint")
     if wanted.namespaces.user != "node":
-        raise Unimplemented(_OPERATION, "config.namespaces.user", "CRIU carries no pod with users of its own")
+        raise Unimplemented(
+            _OPERATION, f"{said}.namespaces.user", "CRIU carries no pod with users of its own"
+        )
 
 
 def chosen_configs(
     facts: sealed.PodFacts, wanted: Sequence[ContainerConfig]
-) -> list[tuple[sealed.ContainerFacts, ContainerConfig]]:
+) -> list[tuple[sealed.PodContainerFacts, ContainerConfig]]:
     """Each container of the checkpoint with its configuration. Raises InvalidArgument for one of no container."""
     by_name: dict[str, ContainerConfig] = {}
     names = {container.name for container in facts.containers}
@@ -162,8 +168,11 @@ def chosen_configs(
     return [(container, by_name.get(container.name, container.config)) for container in facts.containers]
 
 
-def check_container(was: sealed.ContainerFacts, now: ContainerConfig, image_id: str) -> None:
-    """Raise unless the processes of a checkpoint are what a container of this configuration and image would run."""
+def check_container(was: sealed.ContainerFacts, now: ContainerConfig, image_id: str, said: str = "") -> None:
+    """Raise unless the processes of a checkpoint are what a container of this configuration and image would run.
+
+    `said` is how the caller knows the configuration.
+    """
     if image_id != was.image_id:
         raise FailedPrecondition(
             _OPERATION,
@@ -176,7 +185,7 @@ def check_container(was: sealed.ContainerFacts, now: ContainerConfig, image_id: 
         if getattr(before, field) != getattr(after, field):
             raise InvalidArgument(
                 _OPERATION,
-                f"container_configs {was.name[:64]!r}: {field}",
+                f"{said or f'container_configs {was.name[:64]!r}'}: {field}",
                 "what runs already has it otherwise, and cannot be changed",
             )
 
@@ -184,14 +193,15 @@ def check_container(was: sealed.ContainerFacts, now: ContainerConfig, image_id: 
 def _fixed(config: ContainerConfig) -> ContainerConfig:
     """The part of a configuration that is in the processes, and not around them."""
     replace = msgspec.structs.replace
+    mounts = sorted(config.mounts, key=lambda mount: mount.container_path)
     return replace(
         config,
-        metadata=ContainerMetadata(name=config.metadata.name),
+        metadata=ContainerMetadata(name=""),
         image="",
         user_specified_image="",
         labels={},
         annotations={},
         log_path="",
         resources=Resources(oom_score_adj=config.resources.oom_score_adj),
-        mounts=tuple(replace(mount, host_path="", image="") for mount in config.mounts),
+        mounts=tuple(replace(mount, host_path="", image="") for mount in mounts),
     )

@@ -17,7 +17,8 @@ import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final
+from io import BufferedRandom, BufferedReader
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -32,10 +33,10 @@ from oakum.linux.paths import open_beneath
 VERSION: Final = 1
 _FACTS: Final = "pod.json"
 _SEAL: Final = "pod.seal"
-_FACTS_LIMIT_BYTES: Final = 16 << 20
+FACTS_LIMIT_BYTES: Final = 16 << 20
 _KEY_BYTES: Final = 32
 _READ_BYTES: Final = 1 << 20
-_OPERATION: Final = "read pod checkpoint"
+_OPERATION: Final = "read checkpoint"
 
 
 class FileFacts(Struct, frozen=True):
@@ -46,32 +47,42 @@ class FileFacts(Struct, frozen=True):
     sha256: str
 
 
-class ContainerFacts(Struct, frozen=True):
-    """A container at the checkpoint, and its archive; `obstacle` is why it cannot be restored."""
+class ContainerFacts(Struct, frozen=True, kw_only=True):
+    """A container at the checkpoint; `obstacle` is why it cannot be restored."""
 
     id: str
     name: str
-    archive: FileFacts
     config: ContainerConfig
     image_id: str
     obstacle: str = ""
 
 
-class PodFacts(Struct, frozen=True):
-    """A pod at the checkpoint, and where that was; `shared_memory` is an archive of its /dev/shm.
+class PodContainerFacts(ContainerFacts, frozen=True, kw_only=True):
+    """A container of a pod's checkpoint, and its archive."""
 
-    `obstacle` is why it cannot be restored.
-    """
+    archive: FileFacts
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What was sealed, and where; `id` is the checkpointed object's."""
 
     version: int
     id: str
     runtime: str
     machine: str
     snapshots: str
+
+
+class PodFacts(Facts, frozen=True, kw_only=True):
+    """A pod at the checkpoint; `shared_memory` is an archive of its /dev/shm, `obstacle` is why it cannot be restored."""
+
     config: SandboxConfig
-    containers: tuple[ContainerFacts, ...]
+    containers: tuple[PodContainerFacts, ...]
     shared_memory: FileFacts | None = None
     obstacle: str = ""
+
+
+_Facts = TypeVar("_Facts", bound=Facts)
 
 
 def write(layout: Layout, directory: str, facts: PodFacts) -> None:
@@ -79,20 +90,36 @@ def write(layout: Layout, directory: str, facts: PodFacts) -> None:
     text = msgspec.json.encode(facts)
     with storing("write pod checkpoint", directory):
         write_file(f"{directory}/{_FACTS}", text)
-        write_file(f"{directory}/{_SEAL}", _seal(_own_key(layout), text))
+        write_file(f"{directory}/{_SEAL}", seal_of(layout, text))
 
 
 def describe(directory: str, name: str) -> FileFacts:
     """A file that was just written. Raises SystemFailure."""
     with storing("read", f"{directory}/{name}"), open(f"{directory}/{name}", "rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-        return FileFacts(name=name, size_bytes=file.tell(), sha256=digest.hexdigest())
+        return described(file, name)
+
+
+def described(file: BufferedReader | BufferedRandom, name: str) -> FileFacts:
+    """An open file, read from where it stands to its end."""
+    digest = hashlib.file_digest(file, "sha256")
+    return FileFacts(name=name, size_bytes=file.tell(), sha256=digest.hexdigest())
+
+
+def described_bytes(data: bytes, name: str) -> FileFacts:
+    """A file that has this in it."""
+    return FileFacts(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def seal_of(layout: Layout, text: bytes) -> bytes:
+    """The seal of a text by this host's key, which is made when it is asked for first."""
+    return _seal(_own_key(layout), text)
 
 
 class Checkpoint:
     """A checkpoint's directory whose seal is ours."""
 
-    def __init__(self, directory_fd: int, facts: PodFacts) -> None:
+    def __init__(self, path: str, directory_fd: int, facts: PodFacts) -> None:
+        self.path = path
         self._directory_fd = directory_fd
         self.facts = facts
 
@@ -104,7 +131,7 @@ class Checkpoint:
         """
         digest = hashlib.sha256()
         left = wanted.size_bytes
-        with _opened(self._directory_fd, wanted.name) as file:
+        with open_file(self._directory_fd, wanted.name) as file:
             if os.fstat(file.fileno()).st_size != left:
                 raise DataLoss(_OPERATION, wanted.name, f"it has not the {left} bytes that it had")
             while left:
@@ -138,23 +165,35 @@ def opened(layout: Layout, path: str) -> Generator[Checkpoint]:
     except OSError as failure:
         raise SystemFailure.from_os_error(failure, _OPERATION, subject) from failure
     with directory:
-        text = _small(directory.fileno(), _FACTS)
-        seal = _small(directory.fileno(), _SEAL)
-        key = _key(layout)
-        if key is None or not hmac.compare_digest(_seal(key, text), seal):
-            raise PermissionDenied(
-                _OPERATION,
-                subject,
-                "it was not sealed with this host's key",
-                hint=f"CRIU believes what it restores. From another host: bring its {key_path(layout)} too",
-            )
-        try:
-            facts = msgspec.json.decode(text, type=PodFacts)
-        except msgspec.MsgspecError as failure:
-            raise InvalidArgument(_OPERATION, subject, f"of a version we do not know: {failure}") from failure
-        if facts.version != VERSION:
-            raise InvalidArgument(_OPERATION, subject, f"its version is {facts.version}, not {VERSION}")
-        yield Checkpoint(directory.fileno(), facts)
+        text = small(directory.fileno(), _FACTS)
+        seal = small(directory.fileno(), _SEAL)
+        yield Checkpoint(path, directory.fileno(), believed(layout, text, seal, PodFacts, subject))
+
+
+def believed(
+    layout: Layout, text: bytes, seal: bytes, kind: type[_Facts], subject: str, *, sealed_as: bytes = b""
+) -> _Facts:
+    """What a sealed text says; `sealed_as` stood before it when it was sealed. Raises as `opened`."""
+    key = _key(layout)
+    if key is None or not hmac.compare_digest(_seal(key, sealed_as + text), seal):
+        raise not_ours(layout, subject)
+    try:
+        facts = msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as failure:
+        raise InvalidArgument(_OPERATION, subject, f"of a version we do not know: {failure}") from failure
+    if facts.version != VERSION:
+        raise InvalidArgument(_OPERATION, subject, f"its version is {facts.version}, not {VERSION}")
+    return facts
+
+
+def not_ours(layout: Layout, subject: str) -> PermissionDenied:
+    """Why something without our seal is not restored."""
+    return PermissionDenied(
+        _OPERATION,
+        subject,
+        "it was not sealed with this host's key",
+        hint=f"CRIU believes what it restores. From another host: bring its {key_path(layout)} too",
+    )
 
 
 def key_path(layout: Layout) -> str:
@@ -162,20 +201,21 @@ def key_path(layout: Layout) -> str:
     return f"{layout.root}/checkpoint.key"
 
 
-def _small(directory_fd: int, name: str) -> bytes:
-    with _opened(directory_fd, name) as file:
+def small(directory_fd: int, name: str) -> bytes:
+    """What is in a file of the directory that is to be read at once. Raises DataLoss."""
+    with open_file(directory_fd, name) as file:
         data = bytearray()
-        while len(data) <= _FACTS_LIMIT_BYTES:
+        while len(data) <= FACTS_LIMIT_BYTES:
             piece = os.read(file.fileno(), _READ_BYTES)
             if not piece:
                 return bytes(data)
             data += piece
-    raise DataLoss(_OPERATION, name, f"it has over {_FACTS_LIMIT_BYTES} bytes")
+    raise DataLoss(_OPERATION, name, f"it has over {FACTS_LIMIT_BYTES} bytes")
 
 
-def _opened(directory_fd: int, name: str) -> Fd:
-    """A regular file right in the directory. Raises DataLoss."""
-    if not name or "/" in name or "\0" in name or name in (".", ".."):
+def open_file(directory_fd: int, name: str) -> Fd:
+    """A regular file in the directory or below it, no link on the way. Raises DataLoss."""
+    if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise DataLoss(_OPERATION, repr(name[:64]), "not the name of a file")
     try:
         file = open_beneath(directory_fd, name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container's archive of `engine.checkpoints` back into a bundle and a writable layer. What may be restored is not decided here.
 
-The archive's bytes come from `sealed.Checkpoint.read`, which says only at their end that they are what was sealed: until
-then nothing is written but into files of the container's own bundle, whose names come from a fixed set of letters. Then the layer
-is written as any image's is, by descriptors that the kernel resolved in it.
+Of a pod's checkpoint the archive's bytes come from `sealed.Checkpoint.read`, of a single container's its members from
+`engine.sealed_archive`: either says only at the end that they are what was sealed. Until then nothing is written but into
+files of the container's own bundle, whose names come from a fixed set of letters. Then the layer is written as any image's
+is, by descriptors that the kernel resolved in it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, cast
 
+from oakum.engine import sealed_archive
+from oakum.engine.sealed import FileFacts
 from oakum.engine.storage import storing
 from oakum.errors import DataLoss
 from oakum.images.layerfiles import LayerWriter
-from oakum.images.tarstream import Entry, TarReader
+from oakum.images.tarstream import Entry, Sink, TarReader
 from oakum.linux.fd import Fd
 from oakum.linux.namespaces import unshare
 from oakum.linux.paths import open_beneath
@@ -27,8 +31,10 @@ _OPERATION: Final = "restore container"
 _DIFF: Final = "rootfs-diff.tar"
 _LISTS: Final = ("deleted.files", "opaque.dirs")
 _LIST_LIMIT_BYTES: Final = 64 << 20
-# What is there for people only.
-_UNREAD: Final = ("config.dump", "spec.dump", "dump.log")
+# What is there for people only, or was read before.
+_UNREAD: Final = (
+    "config.dump", "spec.dump", "dump.log", "stats-dump", sealed_archive.FACTS, sealed_archive.SEAL
+)  # fmt: skip
 _LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 _READ_BYTES: Final = 1 << 20
 _CLONE_FS: Final = 0x200
@@ -41,12 +47,26 @@ def take_container(archive: Iterable[bytes], bundle: str, images: str, upper: st
         DataLoss: the archive is damaged; the layer is untouched.
         SystemFailure, ResourceExhausted: it could not be written.
     """
+    _take(lambda sink: _read(archive, TarReader(sink)), None, bundle, images, upper)
+
+
+def take_members(
+    put: Callable[[Sink], None], files: Sequence[FileFacts], bundle: str, images: str, upper: str
+) -> None:
+    """As `take_container`, of members that `put` hands over and that have to be `files`. Raises as it."""
+    _take(put, {file.name: file for file in files}, bundle, images, upper)
+
+
+def _take(
+    put: Callable[[Sink], None], files: dict[str, FileFacts] | None, bundle: str, images: str, upper: str
+) -> None:
     with storing("write checkpoint", bundle):
         os.mkdir(f"{bundle}/{images}", 0o700)
-    members = Members(f"{bundle}/{images}", f"{bundle}/{_DIFF}", f"{images}/")
+    members = Members(f"{bundle}/{images}", f"{bundle}/{_DIFF}", f"{images}/", files)
     try:
         with storing("write checkpoint", bundle):
-            _read(archive, TarReader(members))
+            put(members)
+        members.check_all()
         deleted, opaque = (_names(members.lists.get(name)) for name in _LISTS)
         with open(f"{bundle}/{_DIFF}", "rb") as diff:
             pieces = iter(lambda: diff.read(_READ_BYTES), b"")
@@ -74,12 +94,17 @@ def take_shared_memory(archive: Iterable[bytes], directory: str, target: str) ->
 
 
 class Members:
-    """A `tarstream.Sink` for the archive itself: regular files of known names only."""
+    """A `tarstream.Sink` for the archive itself: regular files of known names only, and of `files` if that is given."""
 
-    def __init__(self, images: str, diff: str, prefix: str) -> None:
+    def __init__(
+        self, images: str, diff: str, prefix: str, files: dict[str, FileFacts] | None = None
+    ) -> None:
         self._images = images
         self._diff = diff
         self._prefix = prefix.encode()
+        self._left = None if files is None else dict(files)
+        self._wanted: FileFacts | None = None
+        self._digest = hashlib.sha256()
         self._file: Fd | None = None
         self._list: bytearray | None = None
         self.lists: dict[str, bytearray] = {}
@@ -96,6 +121,11 @@ class Members:
         if entry.segments is not None:
             raise _refused(name, "a file with holes")
         image = name.removeprefix(self._prefix.decode())
+        if self._left is not None and name not in _UNREAD:
+            self._wanted = self._left.pop(name, None)
+            self._digest = hashlib.sha256()
+            if self._wanted is None or self._wanted.size_bytes != entry.size:
+                raise _refused(name, "not what was sealed")
         if name in _LISTS and entry.size <= _LIST_LIMIT_BYTES and name not in self.lists:
             self._list = self.lists[name] = bytearray()
         elif name == _DIFF:
@@ -107,6 +137,8 @@ class Members:
 
     def file_data(self, data: memoryview) -> None:
         """The next piece."""
+        if self._wanted is not None:
+            self._digest.update(data)
         if self._list is not None:
             self._list += data
         elif self._file is not None:
@@ -117,6 +149,14 @@ class Members:
     def end_file(self) -> None:
         """The member is complete."""
         self.close()
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and self._digest.hexdigest() != wanted.sha256:
+            raise _refused(wanted.name, "not what was sealed")
+
+    def check_all(self) -> None:
+        """Raise DataLoss unless all files have come that are to."""
+        for name in self._left or ():
+            raise DataLoss(_OPERATION, name[:64], "it is not in the archive")
 
     def other(self, entry: Entry) -> None:
         """No member is anything but a regular file."""

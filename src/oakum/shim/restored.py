@@ -8,7 +8,7 @@
 The root file system and what of the host's is mounted in it are mounted in a mount namespace of the worker's own, which
 shares nothing with the host: CRIU is told of them by name, and mounts nothing else of the host's. The processes are born in
 the container's cgroup, are looked at while they are stopped, and end if they have rights that the configuration does not
-give them. Images are CRIU's to read and are trusted as such: `engine.restores` takes only what this host has sealed.
+give them. Images are CRIU's to read and are trusted as such: `engine.sealed` lets through only what this host has sealed.
 """
 
 from __future__ import annotations
@@ -154,6 +154,8 @@ def _restored(around: _Around, pod: Pod, stdio: Stdio) -> Result:
     arguments += _streams(request.images, stdio)
     arguments += _namespaces(around)
     pid_file = f"{request.images}/restored.pid"
+    if os.path.exists(pid_file):
+        os.unlink(pid_file)  # of a try that was killed
     arguments += ["--restore-detached", "--leave-stopped", "--pidfile", pid_file, "-D", request.images]
     arguments += ["--manage-cgroups=ignore", "--tcp-close", "--file-locks", "--ext-unix-sk", "--shell-job"]
     for kind in ("ipc", "uts"):

@@ -41,7 +41,7 @@ SANDBOX = SandboxConfig(metadata=SandboxMetadata(name="p"))
 
 
 def facts(archive: sealed.FileFacts | None = None, **fields: Any) -> sealed.PodFacts:
-    container = sealed.ContainerFacts(
+    container = sealed.PodContainerFacts(
         id="a" * 64,
         name="c",
         archive=archive or sealed.FileFacts(name="c.tar", size_bytes=1, sha256=""),
@@ -182,13 +182,14 @@ def test_a_host_that_cannot_go_on_with_it_says_why() -> None:
         restores.check_host(facts(), machine="aarch64", snapshots="overlay")
     with pytest.raises(Unimplemented, match="overlay"):
         restores.check_host(facts(), machine="x86_64", snapshots="copy")
+    restores.check_pod(facts())
     with pytest.raises(FailedPrecondition, match="no container"):
-        restores.check_host(facts(containers=()), machine="x86_64", snapshots="overlay")
+        restores.check_pod(facts(containers=()))
     with pytest.raises(Unimplemented, match="/dev/shm"):
-        restores.check_host(facts(obstacle="x"), machine="x86_64", snapshots="overlay")
+        restores.check_pod(facts(obstacle="x"))
     kept = msgspec.structs.replace(facts().containers[0], obstacle="it is privileged")
     with pytest.raises(Unimplemented, match="privileged"):
-        restores.check_host(facts(containers=(kept,)), machine="x86_64", snapshots="overlay")
+        restores.check_pod(facts(containers=(kept,)))
 
 
 def test_a_pod_may_be_called_otherwise_but_not_share_otherwise() -> None:

@@ -61,7 +61,8 @@ class ExitFacts(Struct, frozen=True, kw_only=True):
 class ContainerRecord(Struct, frozen=True, kw_only=True):
     """A container. `manifest_digest` and `image_mounts` (view key, manifest) keep images from being collected.
 
-    `warnings` is what this host could not do of what was asked for.
+    `warnings` is what this host could not do of what was asked for. `restored_from` names the checkpoint that its start
+    has it go on from; "" for most containers, and once it has started.
     """
 
     id: str
@@ -88,6 +89,7 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     paused: bool = False
     exit: ExitFacts | None = None
     warnings: tuple[str, ...] = ()
+    restored_from: str = ""
 
 
 class ImageRecord(Struct, frozen=True, kw_only=True):
