@@ -9,7 +9,9 @@ import sys
 
 TYPE_CHECKING = False  # `typing` itself costs `oakum oci` a tenth of its time
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Final, NoReturn
+
+_INTERRUPTED: Final = 130  # report.EXIT_INTERRUPTED, which may not have been loaded yet
 
 
 def _heed_lost_interrupts() -> None:
@@ -52,6 +54,15 @@ def _no_encoding(**_: str) -> None:
 def main() -> NoReturn:
     """Run the command line of this process, and end it."""
     _heed_lost_interrupts()
+    try:
+        os._exit(_run())
+    except KeyboardInterrupt:
+        # While it was loaded, or while the last things were closed: those the kernel closes as well.
+        os._exit(_INTERRUPTED)
+
+
+def _run() -> int:
+    """The exit code; all is flushed and closed. Taking the interpreter apart would only cost the user 5 to 10 ms."""
     _open_standard_streams()
     if sys.argv[1:2] == ["oci"]:
         # has a start of its own, faster still
@@ -64,9 +75,7 @@ def main() -> NoReturn:
     # imports click, and must come after the line above
     from oakum.cli.app import finish, invoke
 
-    code = finish(invoke())
-    # All is flushed and closed: taking the interpreter apart would only cost the user 5 to 10 ms.
-    os._exit(code)
+    return finish(invoke())
 
 
 if __name__ == "__main__":

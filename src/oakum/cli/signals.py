@@ -49,10 +49,10 @@ class SignalQueue:
         self._numbers = sorted(int(number) for number in numbers if int(number) not in _OWN)
         self._pending: list[int] = []
         self._saved: dict[int, Any] = {}
-        self._interrupts = 0
+        self._interrupts = self._unheard = 0
         self._read_fd = self._write_fd = self._saved_wakeup_fd = -1
         self.passing_on = False
-        """Set while somebody takes the signals; else the third request to stop raises KeyboardInterrupt."""
+        """Set while somebody takes the signals; of those that come else the third request to stop raises KeyboardInterrupt."""
 
     def __enter__(self) -> SignalQueue:
         self._read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -74,7 +74,9 @@ class SignalQueue:
         self._pending.append(number)
         if number in (signal.SIGINT, signal.SIGTERM):
             self._interrupts += 1
-            if self._interrupts >= _IMPATIENT and not self.passing_on:
+            # Those that were heard have been answered: what follows from them is not torn apart by the next one.
+            self._unheard += not self.passing_on
+            if self._unheard >= _IMPATIENT and not self.passing_on:
                 raise KeyboardInterrupt
 
     def fileno(self) -> int:

@@ -77,6 +77,33 @@ def test_a_ctrl_c_that_python_would_drop_ends_the_command_all_the_same() -> None
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
+INTERRUPTED_AT_THE_END = """
+import os, signal, sys, types
+
+def invoke():
+    try:
+        return 0
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("went on")
+
+sys.modules["oakum.cli.app"] = types.SimpleNamespace(invoke=invoke, finish=lambda code: code)
+from oakum.cli.main import main
+main()
+"""
+
+
+def test_a_ctrl_c_while_the_last_things_are_closed_is_no_bug() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_THE_END],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_every_command_of_the_table_is_there_and_explains_itself() -> None:
     commands = every_command()
     assert len(commands) > len(COMMANDS) + 15
