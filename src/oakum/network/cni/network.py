@@ -29,6 +29,7 @@ from oakum.network.cni import chain
 from oakum.network.cni.config import NetworkList
 from oakum.network.cni.directory import ConfigDirectory
 from oakum.network.cni.execution import TimedOut, find_plugin, run_program
+from oakum.network.cni.firsts import MAKERS, Firsts
 from oakum.network.cni.records import Record, Records
 from oakum.network.cni.requests import Target, arguments, check_target, environment, runtime_config
 from oakum.network.cni.results import Call, summary, timed_out, without_addresses
@@ -53,6 +54,7 @@ class CniNetwork(Network):
         self._guard = threading.Lock()
         self._problem: tuple[float, NetworkList, str] | None = None
         self._versions: dict[tuple[str, int, int], tuple[str, ...]] = {}
+        self._firsts = Firsts()
 
     def close(self) -> None:
         """Stop repeating what failed; attachments stay."""
@@ -398,8 +400,14 @@ class CniNetwork(Network):
             is_question = call.command in ("STATUS", "VERSION")
             timeout_s = self._settings.question_timeout_s if is_question else self._settings.timeout_s
             told = environment(call.command, search, target, os.environ)
+            start = partial(
+                run_program, path, standard_input, told, timeout_s=timeout_s, inherited_fds=lock_fds
+            )
             try:
-                return run_program(path, standard_input, told, timeout_s=timeout_s, inherited_fds=lock_fds)
+                if call.command == "ADD" and call.plugin in MAKERS and target is not None:
+                    # without ports, portmap makes nothing
+                    return self._firsts.run((call.plugin, "portMappings" in target.runtime_config), start)
+                return start()
             except TimedOut:
                 raise timed_out(call, timeout_s) from None
 
