@@ -47,13 +47,13 @@ print("ready", flush=True)
 for number in itertools.count():
     metadata = SandboxMetadata(name=f"v{number}", namespace="faults", uid=only)
     pod = cri.run_sandbox(SandboxConfig(metadata=metadata, log_directory=f"{logs}/{only}-{number}"))
-    script = "echo begun; trap 'echo ended; exit 7' TERM; while :; do sleep 0.05; done"
+    script = "trap 'echo ended; exit 7' TERM; echo begun; while :; do sleep 0.05; done"
     container = cri.create_container(pod, ContainerConfig(
         metadata=ContainerMetadata(name="c"), image=image, command=("sh", "-c", script), log_path="c.log"))
     cri.start_container(container)
     cri.exec_sync(container, ["true"], timeout_s=60)
     if number % 2:
-        cri.stop_container(container, timeout_s=5)
+        cri.stop_container(container, timeout_s=60)
         cri.remove_container(container)
         cri.stop_sandbox(pod)
         cri.remove_sandbox(pod)
@@ -230,7 +230,7 @@ def check_behaves(lab: Lab, fresh: Engine) -> None:
                 # Its caller had asked for the stop, and the shim carries that out without him.
                 assert cri.wait(status.id, timeout_s=60).exit_code == 7
             eventually(lambda key=status.id: [line.data for line in cri.logs(key)][:1] == [b"begun"])
-            cri.stop_container(status.id, timeout_s=10)
+            cri.stop_container(status.id, timeout_s=60)
             assert cri.container_status(status.id).exit_code == 7
             assert [line.data for line in cri.logs(status.id)] == [b"begun", b"ended"]
         else:
@@ -412,6 +412,7 @@ def test_containers_outlive_every_engine(lab: Lab) -> None:
         status = cri.container_status(container)
         assert status.state == "running"
         assert status.started_at_ns > 0
+        eventually(lambda: list(cri.logs(container)), "the trap is set")
         os.kill(status.pid, signal.SIGTERM)
         assert cri.wait(container, timeout_s=60).exit_code == 7
         assert [line.data for line in cri.logs(container)] == [b"begun", b"ended"]

@@ -64,10 +64,14 @@ def test_what_ends_while_the_disk_is_full_has_ended_and_can_be_removed(
     try:
         with Engine(root, state) as engine:
             (image,) = engine.namespace().import_images(archive)
-            one = standalone(engine, image.id, "one", "trap 'exit 5' USR1; while :; do sleep 0.05; done")
+            one = standalone(
+                engine, image.id, "one", "trap 'exit 5' USR1; touch /ready; while :; do sleep 0.05; done"
+            )
             two = standalone(engine, image.id, "two", "while :; do sleep 0.05; done")
             engine.namespace().start_container(one)
             engine.namespace().start_container(two)
+            ready = ["test", "-e", "/ready"]
+            eventually(lambda: engine.namespace().exec_sync(one, ready, timeout_s=60).exit_code == 0)
         fill(disk / "filler")
         # every time as a command of its own does: the database is opened again
         with Engine(root, state) as engine:

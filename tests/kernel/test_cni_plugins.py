@@ -17,6 +17,7 @@ from oakum.network.attachment import AttachmentOptions
 from tests.support import network_fixtures
 from tests.support.cni import CniBox
 from tests.support.netlab import HOST4, OUTSIDE4, Lab
+from tests.support.patience import patient
 
 ONE, TWO = "1" * 64, "2" * 64
 
@@ -49,10 +50,10 @@ def leases(box: CniBox, network: str = "podnet") -> list[str]:
 
 def reach(lab: Lab, client: Any, address: str, port: int, server: socket.socket) -> str:
     near = client.connect(address, port)
-    server.settimeout(2)
+    server.settimeout(patient(5))
     far, peer = server.accept()
     with near, far:
-        far.settimeout(2)
+        far.settimeout(patient(5))
         near.sendall(b"ahoy")
         assert far.recv(16) == b"ahoy"
     return str(peer[0])

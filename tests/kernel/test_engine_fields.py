@@ -177,7 +177,7 @@ def test_a_real_time_stop_signal(lab: Lab) -> None:
         container = lab.started(pod, "c", script, stop_signal="SIGRTMIN+3")
         eventually(lambda: lab.run(container, "sh", "-c", "test -e /ready && echo yes || true"))
         assert lab.cri.container_status(container).stop_signal == "SIGRTMIN+3"
-        lab.cri.stop_container(container, timeout_s=10)
+        lab.cri.stop_container(container, timeout_s=60)
         assert lab.cri.container_status(container).exit_code == 3
 
 

@@ -13,6 +13,7 @@ import pytest
 from oakum.backend.config import (
     Resources,
 )
+from oakum.backend.status import CpuUsage, SandboxStats
 from oakum.errors import (
     CommandNotRunnable,
     DeadlineExceeded,
@@ -48,7 +49,7 @@ def test_stopping(lab: Lab) -> None:
             pod, "chosen", "trap 'exit 9' HUP; echo; while :; do sleep 0.05; done", stop_signal="HUP"
         )
         eventually(lambda: list(lab.cri.logs(chosen)), "the trap is set")
-        lab.cri.stop_container(chosen, timeout_s=10)
+        lab.cri.stop_container(chosen, timeout_s=60)
         assert lab.cri.container_status(chosen).exit_code == 9
 
 
@@ -150,15 +151,20 @@ def test_statistics(lab: Lab) -> None:
     with lab.pod("stats") as pod:
         busy = lab.started(pod, "busy", "while :; do :; done")
         lab.started(pod, "idle")
-        lab.cri.list_sandbox_stats()
-        time.sleep(0.4)
-        (found,) = [s for s in lab.cri.list_sandbox_stats() if s.id == pod]
-        by_id = {c.id: c for c in found.containers}
-        assert len(by_id) == 2
-        cpu = by_id[busy].cpu
-        assert cpu is not None
-        assert cpu.usage_nano_cores is not None
-        assert cpu.usage_nano_cores > 50_000_000
+
+        def all_of_it() -> SandboxStats:
+            (found,) = [s for s in lab.cri.list_sandbox_stats() if s.id == pod]
+            return found
+
+        def cpu_of(found: SandboxStats, container: str) -> CpuUsage:
+            cpu = {c.id: c for c in found.containers}[container].cpu
+            assert cpu is not None
+            return cpu
+
+        eventually(lambda: (cpu_of(all_of_it(), busy).usage_nano_cores or 0) > 50_000_000, "it is busy")
+        found = all_of_it()
+        assert len(found.containers) == 2
+        cpu = cpu_of(found, busy)
         assert found.cpu is not None
         assert found.cpu.usage_core_ns >= cpu.usage_core_ns
         assert found.default_interface == "eth0"
@@ -190,13 +196,15 @@ def test_a_container_whose_shim_is_killed(lab: Lab) -> None:
 def test_the_log_is_followed_over_a_rotation(lab: Lab) -> None:
     with lab.pod("rotate") as pod:
         container = lab.started(
-            pod, script="i=0; while [ $i -lt 40 ]; do echo $i; i=$((i+1)); sleep 0.02; done"
+            pod,
+            script="i=0; while [ $i -lt 40 ]; do echo $i; i=$((i+1)); sleep 0.02; done; until [ -e /end ]; do sleep 0.05; done",
         )
         lines = lab.cri.logs(container, follow=True)
         seen = [next(lines).data for _ in range(10)]
         path = lab.cri.container_status(container).log_path
         os.rename(path, f"{path}.1")
         lab.cri.reopen_container_log(container)
+        lab.run(container, "touch", "/end")
         seen += [line.data for line in lines]
         assert seen == [b"%d" % n for n in range(40)]
         assert os.path.exists(path)
@@ -228,7 +236,7 @@ def test_what_has_ended_is_started_again(lab: Lab) -> None:
             eventually(lambda wanted=times: _said(lab, again) == [str(n + 1) for n in range(wanted)])
             with pytest.raises(FailedPrecondition, match="running"):
                 lab.cri.rearm_container(again)
-            lab.cri.stop_container(again, timeout_s=10)
+            lab.cri.stop_container(again, timeout_s=60)
             assert lab.cri.container_status(again).exit_code == 3
             if times == 2:
                 lab.cri.stop_sandbox(lab.cri.container_status(again).sandbox_id)

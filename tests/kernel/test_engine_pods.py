@@ -28,7 +28,7 @@ from oakum.errors import (
     InvalidArgument,
     NotFound,
 )
-from tests.support.engines import SLEEP, Lab, together
+from tests.support.engines import HEED, SLEEP, Lab, together
 from tests.support.leaks import cgroup_mounts
 from tests.support.patience import eventually
 
@@ -40,7 +40,7 @@ def test_the_life_of_a_pod(lab: Lab) -> None:
     assert status.state == "ready"
     assert status.addresses[0] in lab.cri.list_sandboxes(SandboxFilter(labels={"app": "web"}))[0].addresses
     container = lab.cri.create_container(
-        pod, lab.container("web", f"echo one; echo two >&2; {SLEEP}", labels={"a": "b"})
+        pod, lab.container("web", f"{HEED}; echo one; echo two >&2; {SLEEP}", labels={"a": "b"})
     )
     assert lab.cri.container_status(container).state == "created"
     lab.cri.start_container(container)
@@ -59,7 +59,7 @@ def test_the_life_of_a_pod(lab: Lab) -> None:
     with pytest.raises(FailedPrecondition, match="started once"):
         lab.cri.start_container(container)
 
-    lab.cri.stop_container(container, timeout_s=10)
+    lab.cri.stop_container(container, timeout_s=60)
     ended = lab.cri.container_status(container)
     assert (ended.state, ended.exit_code, ended.reason, ended.pid) == ("exited", 0, "Completed", 0)
     assert ended.finished_at_ns >= ended.started_at_ns
@@ -235,7 +235,7 @@ def test_the_user_of_the_image(lab: Lab) -> None:
         assert (status.user.uid, status.user.gid) == (1000, 50)
         assert status.stop_signal == "SIGUSR1"
         assert lab.run(container, "id", "-u").strip() == "1000"
-        lab.cri.stop_container(container, timeout_s=5)
+        lab.cri.stop_container(container, timeout_s=60)
         assert lab.cri.container_status(container).exit_code == 4
 
 
@@ -398,7 +398,8 @@ def test_a_container_of_the_command_line(lab: Lab, tmp_path: Path) -> None:
 def test_an_init_in_front_reaps(lab: Lab) -> None:
     default = lab.engine.namespace("default")
     default.pull_image(lab.image("busybox"))
-    script = f"sh -c 'sleep 0.1 & exec sleep 0' & sleep 0.4; ps; echo done; {SLEEP}"
+    reaped = "while ps -o comm | grep -q sleep; do sleep 0.05; done"
+    script = f"{HEED}; sh -c 'sleep 0.1 & exec sleep 0' & sleep 0.2; {reaped}; ps; echo done; {SLEEP}"
     container = default.create_standalone(*standalone(lab, "init", script, init=True))
     try:
         default.start_container(container)
@@ -408,7 +409,7 @@ def test_an_init_in_front_reaps(lab: Lab) -> None:
             seen.append(next(lines).data.decode())
         assert not any("Z" in line.split()[2:3] or "[sleep]" in line for line in seen)
         assert default.exec_sync(container, ["readlink", "/proc/1/exe"], timeout_s=60).stdout != b"/bin/sh\n"
-        default.stop_container(container, timeout_s=5)
+        default.stop_container(container, timeout_s=60)
         assert default.container_status(container).exit_code == 0
     finally:
         default.remove_container(container)

@@ -30,7 +30,7 @@ from oakum.oci.cgroups import detect_layout
 from oakum.shim import frames
 from tests.conftest import Directories
 from tests.support.cri import container_config, pod_config
-from tests.support.engines import SLEEP, Lab, laboratory
+from tests.support.engines import HEED, SLEEP, Lab, laboratory
 from tests.support.leaks import cgroup_mounts
 from tests.support.patience import eventually
 from tests.support.server import OakumServer
@@ -122,7 +122,7 @@ def kept_by_runtime(lab: Lab, pod: str) -> set[str]:
 
 
 def test_the_life_of_a_pod(lab: Lab, handler: str) -> None:
-    script = f"echo one; echo two >&2; {SLEEP.replace('exit 0', 'exit 7')}"
+    script = f"{HEED}; echo one; echo two >&2; {SLEEP}".replace("exit 0", "exit 7")
     with pod_of(lab, handler, f"life-{handler}") as pod:
         assert lab.cri.sandbox_status(pod).runtime_handler == handler
         container = lab.started(pod, "c", script)

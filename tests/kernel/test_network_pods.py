@@ -20,6 +20,7 @@ from oakum.network.builtin import BuiltinNetwork
 from tests.support import network_fixtures
 from tests.support.lines import killed_at_every_line
 from tests.support.netlab import HOST4, HOST6, OUTSIDE4, OUTSIDE6, Lab, Place
+from tests.support.patience import eventually, patient
 
 ONE, TWO, THREE = "1" * 64, "2" * 64, "3" * 64
 
@@ -30,11 +31,11 @@ network = network_fixtures.network
 
 def talk(client: Place, address: str, port: int, server: socket.socket) -> str:
     """Exchange a word both ways; the client's address as the server saw it."""
-    server.settimeout(2)
+    server.settimeout(patient(5))
     near = client.connect(address, port)
     far, peer = server.accept()
     with near, far:
-        far.settimeout(2)
+        far.settimeout(patient(5))
         near.sendall(b"ahoy")
         assert far.recv(16) == b"ahoy"
         far.sendall(b"aye")
@@ -160,10 +161,11 @@ def test_teardown_frees_the_address_and_may_be_repeated(lab: Lab, network: Built
     assert network.setup(TWO, lab.pod().path).address != first.address
 
     pod.close()
-    deadline = time.monotonic() + 10
-    while any(link["ifname"] == first.host_interface for link in lab.ip("link")):
-        assert time.monotonic() < deadline, "the link outlived its namespace"
-        time.sleep(0.05)
+    eventually(
+        lambda: all(link["ifname"] != first.host_interface for link in lab.ip("link")),
+        "the link goes with its namespace",
+        timeout_s=60,
+    )
 
 
 def test_teardown_without_namespace_bridge_or_rules(lab: Lab, network: BuiltinNetwork) -> None:

@@ -15,6 +15,7 @@ from oakum.network.builtin import BuiltinNetwork
 from tests.kernel.test_network_pods import ONE, TWO, talk
 from tests.support import network_fixtures
 from tests.support.netlab import HOST4, HOST6, OUTSIDE4, Lab, Place
+from tests.support.patience import patient
 
 lab = network_fixtures.lab
 network = network_fixtures.network
@@ -64,7 +65,7 @@ def test_a_published_udp_port_answers_from_everywhere(lab: Lab, network: Builtin
     network.setup(ONE, pod.path, port_mappings=[mapping])
     network.setup(TWO, neighbour.path)
     server = pod.bind_udp("0.0.0.0", 53)
-    server.settimeout(2)
+    server.settimeout(patient(5))
     for client, address in (
         (lab.outside, HOST4),
         (lab.host, "127.0.0.1"),
@@ -89,7 +90,7 @@ def test_a_udp_client_follows_the_port_to_the_next_pod(lab: Lab, network: Builti
         pod = lab.pod()
         network.setup(sandbox_id, pod.path, port_mappings=[mapping])
         server = pod.bind_udp("0.0.0.0", 53)
-        server.settimeout(2)
+        server.settimeout(patient(5))
         client.sendto(sandbox_id.encode(), (HOST4, 5353))
         received = server.recv(100)
         if received == b"early":  # it had waited for an answer to ARP

@@ -140,9 +140,11 @@ def test_the_whole_life(rootless: Rootless) -> None:
     assert (pid, os.stat(f"/proc/{pid}").st_uid) == (state["pid"], UID)
     rootless("start", "life")
     assert rootless.state("life")["status"] == "running"
-    done = rootless(
-        "exec", "life", "sh", "-c", "id -u; hostname; kill -0 1 && echo sees its first; exit 5", check=False
+    script = (
+        "until grep -q 'SigCgt.*[4-7c-f]...$' /proc/1/status; do sleep 0.05; done; "  # it heeds TERM
+        "id -u; hostname; kill -0 1 && echo sees its first; exit 5"
     )
+    done = rootless("exec", "life", "sh", "-c", script, check=False)
     assert (done.returncode, done.stdout) == (5, "0\noakum\nsees its first\n")
     rootless("exec", "--detach", "--pid-file", str(rootless.directory / "further"), "life", "sleep", "60")
     further = int((rootless.directory / "further").read_text())

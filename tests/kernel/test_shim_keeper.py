@@ -123,7 +123,7 @@ def test_the_record_of_an_exec_is_kept_over_a_rest(box: Box) -> None:
     running = box.shim.exec("c1", ExecRequest({"args": ["sh", "-c", "sleep 0.2; exit 9"]}))
     box.rest()
     box.wake()
-    answer = box.shim.call({"op": "wait_exec", "exec_id": running.exec_id, "timeout_s": 5}).value
+    answer = box.shim.call({"op": "wait_exec", "exec_id": running.exec_id, "timeout_s": 60}).value
     assert answer["exit_code"] == 9
 
 

@@ -55,7 +55,7 @@ def title(pid: int) -> str:
 def lives(box: Box) -> None:
     """A container can be run in it, with what was asked for; then nothing is left."""
     box.sh("c1", "exit 3")
-    assert box.shim.wait("c1", 10).exit_code == 3
+    assert box.shim.wait("c1", 60).exit_code == 3
     box.close()
     assert box.left() == []
 

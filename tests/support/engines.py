@@ -22,8 +22,11 @@ from tests.support.patience import patient
 from tests.support.registry import Registry, busybox_layer, make_layer, tar_entry
 
 _numbers = count()
-# Sleeps until it is told to end, at once and with code 0.
-SLEEP = "trap 'exit 0' TERM INT; while :; do sleep 0.05; done"
+# Ends at once and with code 0 when it is told to. Before anything by which a test knows that it may tell: a first
+# process without a handler does not get the signal at all.
+HEED = "trap 'exit 0' TERM INT"
+# Sleeps until then.
+SLEEP = f"{HEED}; while :; do sleep 0.05; done"
 
 
 class Lab(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from oakum.linux.namespaces import CLONE_NEWNET, setns, unshare
 from oakum.linux.netns import inside, own_netns
+from tests.support.patience import patient
 
 HOST4, OUTSIDE4 = "192.0.2.2", "192.0.2.1"
 HOST6, OUTSIDE6 = "fd00:6f61::2", "fd00:6f61::1"
@@ -72,7 +73,7 @@ class Place:
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         made = self.do(lambda: socket.socket(family, kind, protocol))
-        made.settimeout(2)
+        made.settimeout(patient(5))
         self._sockets.append(made)
         return made
 
@@ -88,9 +89,9 @@ class Place:
         server.bind((address, port))
         return server
 
-    def connect(self, address: str, port: int, *, timeout_s: float = 2) -> socket.socket:
+    def connect(self, address: str, port: int, *, timeout_s: float = 0) -> socket.socket:
         client = self.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-        client.settimeout(timeout_s)
+        client.settimeout(timeout_s or patient(5))
         client.connect((address, port))
         return client
 
