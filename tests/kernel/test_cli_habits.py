@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.kernel.cli_box import Box, opened
+from tests.support.images import busybox_layer
+from tests.support.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +107,25 @@ def test_whoever_has_a_port_is_named_as_people_know_it(box: Box) -> None:
     assert done.returncode == 125
     assert f"container web has 127.0.0.1:{port}/tcp" in said
     assert "oakum stop web" in said
+
+
+# registries
+
+
+def test_a_login_opens_a_registry_until_logout(box: Box, tmp_path: Path) -> None:
+    env = {**os.environ, "DOCKER_CONFIG": str(tmp_path / "docker")}
+    with Registry(tmp_path, username="jo", password="pass:word") as registry:
+        registry.push_image("closed/busybox", "1", [busybox_layer()])
+        image = f"{registry.address}/closed/busybox:1"
+        login = ("login", "-u", "jo", "--password-stdin", registry.address)
+        wrong = box.full(*login, stdin=b"guess\n", env=env)
+        assert wrong.returncode == 1
+        assert b"turned down the user or password" in wrong.stderr
+        assert not (tmp_path / "docker").exists()
+        box(*login, stdin=b"pass:word\n", env=env)
+        box("pull", "-q", image, env=env)
+        box("logout", registry.address, env=env)
+        refused = box.full("pull", "-q", image, env=env)
+        assert refused.returncode == 1
+        assert b"oakum login" in refused.stderr
+    box("rmi", image)

@@ -59,6 +59,8 @@ COMMANDS: Final[dict[str, Entry]] = {
     "network": Entry("oakum.cli.network:network", _NOUNS, "List, make, inspect and remove networks."),
     "volume": Entry("oakum.cli.volume:volume", _NOUNS, "List, create, inspect and remove volumes."),
     "ns": Entry("oakum.cli.namespaces:ns", _NOUNS, "List, create and remove namespaces."),
+    "login": Entry("oakum.cli.login:login", _NOUNS, "Keep a user and password for a registry."),
+    "logout": Entry("oakum.cli.login:logout", _NOUNS, "Forget them."),
     "serve": Entry("oakum.cli.serve:serve", _HOST, "Answer the kubelet on a socket."),
     "oci": Entry("oakum.cli.host:oci", _HOST, "Speak runc's command line: an OCI runtime for daemons."),
     "info": Entry("oakum.cli.host:info", _HOST, "Say what oakum runs on, and what it holds."),

@@ -83,7 +83,7 @@ def token_request(
             "refresh_token": credentials.identity_token,
         }
         return TokenRequest(realm, form, "")
-    query = [("service", service), ("scope", scope)] if service else [("scope", scope)]
+    query = [(name, value) for name, value in (("service", service), ("scope", scope)) if value]
     authorization = ""
     if credentials and credentials.username:
         query.append(("account", credentials.username))
@@ -148,7 +148,7 @@ class Authenticator:
                     "authenticate",
                     "",
                     "the registry wants a user and password",
-                    hint="log in, or give credentials",
+                    hint="oakum login, or give credentials",
                 )
             if credentials.basic == rejected:
                 raise Unauthenticated("authenticate", "", "the registry turned down the user or password")

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from oakum.errors import InvalidArgument, Unauthenticated
 
-_DOCKER_HUB: Final = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
+DOCKER_HUB: Final = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
 _HELPER = re.compile(r"[A-Za-z0-9_.-]+")
 _HELPER_TIMEOUT_S: Final = 30.0
 _TOKEN_USER: Final = "<token>"  # noqa: S105 - what helpers say in place of a user name for an identity token
@@ -65,17 +65,21 @@ def from_auth_config(
     return Credentials(username, password, identity_token=identity_token, registry_token=registry_token)
 
 
+def docker_directory(directory: str = "") -> str:
+    """Where docker's configuration is: `directory` if given, else $DOCKER_CONFIG, then ~/.docker."""
+    return directory or os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+
+
 def load_docker_credentials(domain: str, directory: str = "") -> Credentials | None:
     """What docker's configuration has for the registry `domain`; None when nothing.
 
-    `directory` defaults to $DOCKER_CONFIG, then ~/.docker.
+    For `directory` see `docker_directory`.
 
     Raises:
         InvalidArgument: the file is there but damaged.
         Unauthenticated: a credential helper failed.
     """
-    directory = directory or os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    path = os.path.join(directory, "config.json")
+    path = os.path.join(docker_directory(directory), "config.json")
     try:
         with open(path, "rb") as file:
             document = json.load(file)
@@ -89,7 +93,7 @@ def load_docker_credentials(domain: str, directory: str = "") -> Credentials | N
 
 
 def _from_document(document: dict[str, Any], domain: str, path: str) -> Credentials | None:
-    keys = _keys(domain)
+    keys = keys_of(domain)
     helpers = document.get("credHelpers")
     if isinstance(helpers, dict):
         for key in keys:
@@ -98,7 +102,7 @@ def _from_document(document: dict[str, Any], domain: str, path: str) -> Credenti
     auths = document.get("auths")
     entries = cast("dict[str, Any]", auths) if isinstance(auths, dict) else {}
     for name, entry in entries.items():
-        if _host_of(name) not in {_host_of(key) for key in keys} or not isinstance(entry, dict):
+        if host_of(name) not in {host_of(key) for key in keys} or not isinstance(entry, dict):
             continue
         fields = {k: str(v) for k, v in cast("dict[str, Any]", entry).items() if isinstance(v, str)}
         try:
@@ -121,15 +125,49 @@ def _from_document(document: dict[str, Any], domain: str, path: str) -> Credenti
     return None
 
 
-def _keys(domain: str) -> tuple[str, ...]:
-    return _DOCKER_HUB if domain in _DOCKER_HUB else (domain, f"https://{domain}", f"https://{domain}/v1/")
+def helper_for(document: dict[str, Any], domain: str) -> str:
+    """The name of the helper that keeps what belongs to a registry; "" where the file does. Raises InvalidArgument."""
+    helpers = document.get("credHelpers")
+    chosen: Any = document.get("credsStore")
+    if isinstance(helpers, dict):
+        known = cast("dict[str, Any]", helpers)
+        chosen = next((known[key] for key in keys_of(domain) if key in known), chosen)
+    return chosen if isinstance(chosen, str) else ""
 
 
-def _host_of(key: str) -> str:
+def keys_of(domain: str) -> tuple[str, ...]:
+    """What a registry may be called in docker's configuration, the name that docker writes first."""
+    return DOCKER_HUB if domain in DOCKER_HUB else (domain, f"https://{domain}", f"https://{domain}/v1/")
+
+
+def host_of(key: str) -> str:
+    """The server of "https://host:port/path" or "host:port/path"."""
     return key.partition("://")[2].partition("/")[0] if "://" in key else key.partition("/")[0]
 
 
 def _ask_helper(helper: str, server: str) -> Credentials | None:
+    answer_text = tell_helper(helper, "get", server.encode())
+    if answer_text is None:
+        return None
+    try:
+        answer = cast("dict[str, Any]", json.loads(answer_text))
+        username, secret = str(answer["Username"]), str(answer["Secret"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unauthenticated(
+            "ask credential helper", f"docker-credential-{helper}", "its answer is not understood"
+        ) from error
+    if username == _TOKEN_USER:
+        return Credentials(identity_token=secret)
+    return Credentials(username, secret)
+
+
+def tell_helper(helper: str, action: str, given: bytes) -> bytes | None:
+    """What a credential helper answers to "get", "store" or "erase"; None: it has nothing for that registry.
+
+    Raises:
+        InvalidArgument: that is no name of a helper.
+        Unauthenticated: it is not there, or fails.
+    """
     if not _HELPER.fullmatch(helper):
         raise InvalidArgument(
             "read docker configuration", repr(helper), "not the name of a credential helper"
@@ -137,8 +175,8 @@ def _ask_helper(helper: str, server: str) -> Credentials | None:
     program = f"docker-credential-{helper}"
     try:
         done = subprocess.run(
-            [program, "get"],
-            input=server.encode(),
+            [program, action],
+            input=given,
             capture_output=True,
             timeout=_HELPER_TIMEOUT_S,
             check=False,
@@ -154,14 +192,7 @@ def _ask_helper(helper: str, server: str) -> Credentials | None:
         if "not found" in said:
             return None  # helpers say so for a registry they have nothing for
         raise Unauthenticated("ask credential helper", program, said[:300] or f"exit code {done.returncode}")
-    try:
-        answer = cast("dict[str, Any]", json.loads(done.stdout))
-        username, secret = str(answer["Username"]), str(answer["Secret"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise Unauthenticated("ask credential helper", program, "its answer is not understood") from error
-    if username == _TOKEN_USER:
-        return Credentials(identity_token=secret)
-    return Credentials(username, secret)
+    return done.stdout
 
 
 def _decode_auth(auth: str) -> tuple[str, str]:
