@@ -6,7 +6,7 @@ The fields follow CRI v1, the widest of our front doors; names that CRI abbrevia
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -14,6 +14,9 @@ NamespaceMode = Literal["pod", "container", "node", "target"]
 Propagation = Literal["private", "host_to_container", "bidirectional"]
 Protocol = Literal["tcp", "udp", "sctp"]
 SeccompKind = Literal["runtime_default", "unconfined", "localhost"]
+
+BUILT_IN: Final = "oakum"
+"""The runtime handler that is ours, and in the native backend what no name means."""
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

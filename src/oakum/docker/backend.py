@@ -47,7 +47,8 @@ from oakum.docker.recovery import recover
 from oakum.docker.sandboxes import Sandboxes
 from oakum.docker.users import Users
 from oakum.engine import host
-from oakum.errors import FailedPrecondition, InvalidArgument, OakumError, Unavailable
+from oakum.engine.locks import SharedLock
+from oakum.errors import Aborted, FailedPrecondition, InvalidArgument, OakumError, Unavailable
 from oakum.network.choice import ChosenNetwork
 from oakum.network.settings import NetworkSettings
 from oakum.oci.cgroups import detect_layout
@@ -85,6 +86,8 @@ class DockerBackend:
         self._pause_name = ""
         self._guard = threading.Lock()
         self._over = threading.Event()
+        self._making = SharedLock(self._layout.making)
+        """Shared by whoever makes something; recovery takes what is half done for a dead process's."""
         for directory, mode in ((self._layout.root, 0o711), (self._layout.state, 0o711)):
             os.makedirs(directory, mode=mode, exist_ok=True)
         self.network = ChosenNetwork(
@@ -192,7 +195,10 @@ class DockerBackend:
     def recover(self) -> list[str]:
         """Finish or undo what a killed server left, and follow the logs; what was done. Raises OakumError."""
         self.client.ping()
-        done = recover(self._objects, self._layout, self._sandboxes, self._mounts, self.network)
+        with self._making.exclusive() as alone:
+            if not alone:  # Docker was there again for them, too
+                raise Aborted("recover", "pods in Docker", "calls that make some are under way")
+            done = recover(self._objects, self._layout, self._sandboxes, self._mounts, self.network)
         logged = [(c.id, c.log_path) for c in self._objects.containers() if c.log_path]
         self._logs.recover(logged)
         self._pause_there(missing=False)
@@ -252,7 +258,8 @@ class DockerBackend:
                 "there is none of this name",
                 hint="register it with dockerd, or leave it empty",
             )
-        sandbox_id = self._sandboxes.run(config, runtime_handler)
+        with self._making.shared():
+            sandbox_id = self._sandboxes.run(config, runtime_handler)
         self._watcher.sandbox_ready(sandbox_id)
         return sandbox_id
 
@@ -282,7 +289,8 @@ class DockerBackend:
 
     def create_container(self, sandbox_id: str, config: ContainerConfig) -> str:
         """Prepare a container in a ready sandbox; its id. Raises NotFound, ImageNotFound, FailedPrecondition."""
-        return self._containers.create(sandbox_id, config)
+        with self._making.shared():
+            return self._containers.create(sandbox_id, config)
 
     def start_container(self, container_id: str) -> None:
         """Start a created container. Raises FailedPrecondition, CommandNotRunnable and other SystemFailures."""

@@ -267,7 +267,11 @@ def _bind(bind: Bind) -> dict[str, Any]:
         "Source": bind.source,
         "Target": bind.target,
         "ReadOnly": bind.readonly,
-        "BindOptions": {"Propagation": bind.propagation},
+        # Without a word Docker from 25 on makes all below read-only, too; what shall be so, `mounts` has made so.
+        "BindOptions": {
+            "Propagation": bind.propagation,
+            **({"ReadOnlyNonRecursive": True} if bind.readonly else {}),
+        },
     }
 
 

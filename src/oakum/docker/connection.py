@@ -9,13 +9,23 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import math
 import select
 import socket
 import struct
 import time
+from collections.abc import Iterable
 from typing import Final
 
 _RECEIVE_BYTES: Final = 64 << 10
+
+
+def readable(descriptors: Iterable[int], timeout_s: float | None) -> set[int]:
+    """Those that have something to read, or have ended, within the time; not by select(2), which knows numbers up to 1023 only."""
+    poll = select.poll()
+    for fd in descriptors:
+        poll.register(fd, select.POLLIN)
+    return {fd for fd, _ in poll.poll(None if timeout_s is None else math.ceil(max(0.0, timeout_s) * 1000))}
 
 
 class _Incoming(io.RawIOBase):
@@ -79,7 +89,7 @@ class Wire:
 
     def stale(self) -> bool:
         """Whether the peer has left, or says what nobody asked for: of no use any more."""
-        return bool(select.select((self.socket,), (), (), 0)[0])
+        return bool(readable((self.socket.fileno(),), 0))
 
     def peer_pid(self) -> int:
         """The process that listens, or did first. Source: unix(7) SO_PEERCRED."""

@@ -318,16 +318,19 @@ class Containers:
             if row["State"]["Running"]:
                 self._kill(container_id)
             if labels.log_path and row["State"]["Status"] != "created":
-                self._drain(container_id)
+                self._drain(container_id, labels.log_path)
             remove_from_docker(self._client, container_id)
             self._mounts.release(labels.mounts_key)
         self._logs.forget(container_id)
         remove_directory(self._layout.containers, container_id)
 
-    def _drain(self, container_id: str) -> None:
+    def _drain(self, container_id: str, log_path: str) -> None:
         try:
+            self._logs.follow(
+                container_id, log_path
+            )  # after a restart of ours nobody may have come to it yet
             self._logs.drained(container_id, _DRAIN_S)
-        except (DeadlineExceeded, SystemFailure):
+        except (DeadlineExceeded, InvalidArgument, SystemFailure):
             # A log that cannot be written (a full disk) must not keep the container: `forget` writes what it can.
             return
 

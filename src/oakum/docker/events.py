@@ -210,8 +210,9 @@ class _Run:
 
     def _catch_up(self) -> None:
         """Tell what has changed while nobody listened: ends first, a pod's own last."""
+        before = set(self._told)  # a sandbox may be told of by its maker while we look
         now = self._look()
-        for object_id in sorted(self._told.keys() - now.keys(), key=lambda i: i in self._sandboxes):
+        for object_id in sorted(before - now.keys(), key=lambda i: i in self._sandboxes):
             self.advance(object_id, Stage.DELETED)
         fresh = sorted(now, key=lambda i: (i not in self._sandboxes) == (now[i] < Stage.STOPPED))
         for object_id in fresh:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import threading
@@ -22,6 +21,7 @@ from typing import Any, Final
 from oakum.backend.status import ExecResult
 from oakum.docker import tree
 from oakum.docker.client import DockerClient
+from oakum.docker.connection import readable
 from oakum.docker.failures import not_runnable
 from oakum.docker.stdcopy import STDERR, STDOUT, Demultiplexer
 from oakum.engine.lookup import Lookup
@@ -111,6 +111,8 @@ class Execs:
             raise
         except DeadlineExceeded as error:
             started.kill()
+            if deadline is None or time.monotonic() < deadline:
+                raise  # Docker's silence, and not the command's time
             cause = f"it ran for over {timeout_s:g} s and was killed"
             raise DeadlineExceeded("exec", started.exec_id[:12], cause, hint="allow it more time") from error
         finally:
@@ -211,7 +213,7 @@ class DockerExec:
         """Wait for its end. Raises DeadlineExceeded."""
         limit = None if timeout_s is None else time.monotonic() + timeout_s
         if timeout_s and self._pidfd is not None:
-            select.select((self._pidfd.fileno(),), (), (), timeout_s)
+            readable((self._pidfd.fileno(),), timeout_s)
         pause_s = 0.001
         while True:
             facts = self.inspect()
@@ -318,7 +320,7 @@ class DockerExec:
         with stdin, stop:
             try:
                 while True:
-                    ready, _, _ = select.select((stdin.fileno(), stop.fileno()), (), ())
+                    ready = readable((stdin.fileno(), stop.fileno()), None)
                     if stop.fileno() in ready:
                         return
                     data = os.read(stdin.fileno(), _BLOCK)
@@ -380,8 +382,8 @@ class _Collector:
         """Read until Docker closes the connection, or a while after the command's end. Raises DeadlineExceeded, Cancelled."""
         connection = self._started.connection
         while self._ended_at is None or time.monotonic() - self._ended_at < _DRAIN_S:
-            ready, _, _ = select.select(self._sources(), (), (), self._next_s())
-            if connection in ready:
+            ready = readable(self._sources(), self._next_s())
+            if connection.fileno() in ready:
                 if not self._take():
                     return
             elif ready:
@@ -392,10 +394,10 @@ class _Collector:
                 self._started.await_begin(min(_BEGIN_S, left_s))
                 self._looked = True
 
-    def _sources(self) -> list[Any]:
+    def _sources(self) -> list[int]:
         pidfd = self._started.pidfd
-        connection = self._started.connection
-        return [connection] if pidfd is None or self._ended_at is not None else [connection, pidfd]
+        connection = self._started.connection.fileno()
+        return [connection] if pidfd is None or self._ended_at is not None else [connection, pidfd.fileno()]
 
     def _next_s(self) -> float:
         if self._cancelled is not None and self._cancelled():

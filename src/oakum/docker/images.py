@@ -32,6 +32,7 @@ from oakum.errors import (
     OakumError,
     PermissionDenied,
     ResourceExhausted,
+    SystemFailure,
     Unauthenticated,
     Unavailable,
     Unimplemented,
@@ -229,6 +230,7 @@ class Images:
         headers = _auth_header(auth, reference.domain)
         with (
             _ended_when(flight.cancelled, reference.canonical) as opening,
+            _explained(reference.canonical),
             self._client.stream(
                 "POST", "/images/create", query=query, headers=headers, idle_s=_IDLE_S, opening=opening
             ) as answer,
@@ -314,6 +316,15 @@ def _ended_when(
         watcher.join()
     if cancelled():
         raise Cancelled("pull image", subject, "its caller gave up")
+
+
+@contextmanager
+def _explained(subject: str) -> Generator[None]:
+    """Before the first word of its stream, Docker says status 500 to whatever a registry did."""
+    try:
+        yield
+    except SystemFailure as error:
+        raise _failure(error.cause, subject) from error
 
 
 def _failure(text: str, subject: str, *, operation: str = "pull image") -> OakumError:

@@ -6,7 +6,7 @@ ROOT/docker/pods/<id>/           pod.json (see `pods`), hosts, resolv.conf, host
 ROOT/docker/containers/<id>/     changed.json (limits that were changed), log (how far the log has been written)
 STATE/docker/pods/<id>.net       the sandbox's network namespace, pinned
 STATE/docker/mounts/<key>/<n>    what is mounted for a container that has not started yet
-STATE/docker/locks/
+STATE/docker/locks/, making.lock
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Layout:
         self.pins = f"{self.state}/pods"
         self.mounts = f"{self.state}/mounts"
         self.locks = f"{self.state}/locks"
+        self.making = f"{self.state}/making.lock"
 
     def pod(self, sandbox_id: str) -> str:
         """A sandbox's directory."""

@@ -15,6 +15,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -157,15 +158,19 @@ class LogKeeper:
         poll.register(self._wake_read, select.POLLIN)
         waiting: dict[str, Tail] = {}
         blocked: dict[str, Tail] = {}
+        look_at_s = 0.0
         while not self._over:
-            timeout_s = 0.0 if waiting else _RETRY_S if blocked or self._unwatched else None
+            now_s = time.monotonic()
+            due = bool(blocked or self._unwatched)
+            if due and now_s >= look_at_s:  # also while others have so much to say that nothing is ever quiet
+                waiting.update(blocked)
+                waiting.update(self._unwatched)
+                look_at_s = now_s + _RETRY_S
+            timeout_s = 0.0 if waiting else look_at_s - now_s if due else None
             ready = {fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1000)}
             if self._wake_read in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_read, 4096)
-            if not ready and not waiting:
-                waiting.update(blocked)
-                waiting.update(self._unwatched)
             closing = self._notices(waiting)
             self._watch_new(waiting)
             again: dict[str, Tail] = {}
@@ -183,7 +188,7 @@ class LogKeeper:
                     blocked[tail.id] = tail
                 elif ended:
                     tail.release()
-            except OakumError as error:
+            except (OakumError, OSError) as error:
                 # the edge of the thread: one log must not hold the others
                 blocked[tail.id] = tail
                 if tail.blocked != str(error):

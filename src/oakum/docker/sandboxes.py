@@ -28,7 +28,7 @@ from oakum.docker.layout import Layout
 from oakum.docker.objects import Objects
 from oakum.docker.removal import remove_from_docker
 from oakum.engine import podfiles
-from oakum.engine.attachments import attachment_options, with_dns_of
+from oakum.engine.attachments import NONE, attachment_options, with_dns_of
 from oakum.engine.locks import Locks
 from oakum.engine.spec.resources import check, linux_resources, merge, said_by
 from oakum.engine.storage import remove_directory, storing
@@ -198,7 +198,7 @@ class Sandboxes:
         if config.namespaces.network != "node":
             found: Mapping[str, Any] = self._client.get(f"/containers/{sandbox_id}/json")
             self._pin(sandbox_id, int(found["State"]["Pid"]))
-            if config.network != "none":
+            if config.network != NONE:
                 attachment = self._network.setup(
                     sandbox_id,
                     self._layout.netns(sandbox_id),

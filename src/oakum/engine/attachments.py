@@ -21,6 +21,8 @@ INGRESS: Final = "kubernetes.io/ingress-bandwidth"
 EGRESS: Final = "kubernetes.io/egress-bandwidth"
 ADDRESS: Final = "dev.oakum.ip"
 MAC: Final = "dev.oakum.mac"
+NONE: Final = "none"
+"""A network of this name is none: the pod has its own namespace with loopback alone."""
 
 # Kubernetes' quantities: a decimal number and at most one suffix.
 _QUANTITY: Final = re.compile(r"(\d{1,20}(?:\.\d{0,9})?|\.\d{1,9})([a-zA-Z]{0,2}|[eE][+-]?\d{1,2})", re.ASCII)

@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from oakum.backend.config import BUILT_IN
 from oakum.errors import FailedPrecondition, InvalidArgument
 from oakum.oci.command import DEFAULT_PATH
 
-BUILT_IN: Final = "oakum"
 # What is looked for without being named; an empty path in the configuration turns one off.
 KNOWN: Final = ("runc", "crun")
 

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 import oakum
+from oakum.backend.config import BUILT_IN
 from oakum.backend.status import Condition, HandlerFeatures, RuntimeStatus
 from oakum.engine import checkpoints, host, user_namespaces
 from oakum.engine.context import Context
-from oakum.engine.handlers import BUILT_IN
 from oakum.engine.spec.capabilities import ALL
 from oakum.errors import OakumError
 

@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from oakum.backend.config import AuthConfig, ContainerConfig, NetworkRequest, Resources, SandboxConfig
+from oakum.backend.config import (
+    BUILT_IN,
+    AuthConfig,
+    ContainerConfig,
+    NetworkRequest,
+    Resources,
+    SandboxConfig,
+)
 from oakum.backend.protocols import PullProgress
 from oakum.backend.status import (
     ContainerEvent,
@@ -153,8 +160,6 @@ class Namespace(Checkpointer):
 
     def handlers(self) -> Sequence[str]:
         """The runtime handlers that pods may ask for by name."""
-        from oakum.engine.handlers import BUILT_IN  # loaded by who asks for handlers
-
         return (BUILT_IN, *self._context.handlers.usable())
 
     def cgroup_driver(self) -> str:

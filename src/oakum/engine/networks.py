@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from oakum.backend.config import NetworkRequest
-from oakum.engine.attachments import ADDRESS, MAC, attachment_options
+from oakum.engine.attachments import ADDRESS, MAC, NONE, attachment_options
 from oakum.engine.context import Context
 from oakum.engine.locks import Locks
 from oakum.engine.states import shim_lives
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from oakum.network.attachment import Attachment, AttachmentOptions
     from oakum.network.builtin import BuiltinNetwork
 
-# A network of this name is none: the pod has its own namespace with loopback alone.
-NONE: Final = "none"
 DEFAULT: Final = "default"
 _LOCK: Final = "names.lock"
 _HOSTS_LIMIT_BYTES: Final = 1 << 20

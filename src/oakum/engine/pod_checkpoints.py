@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from oakum.backend.config import Struct
+from oakum.backend.config import BUILT_IN, Struct
 from oakum.backend.status import ContainerFilter, ContainerStatus, SandboxStatus
 from oakum.engine import checkpoints, host, sealed
 from oakum.engine.storage import remove_directory, storing
@@ -87,7 +87,7 @@ def write(
                 facts = sealed.PodFacts(
                     version=sealed.VERSION,
                     id=sandbox.id,
-                    runtime="oakum",
+                    runtime=BUILT_IN,
                     machine=host.machine(),
                     snapshots=context.snapshotter.kind,
                     config=sandbox.config,

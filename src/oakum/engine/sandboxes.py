@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from oakum.backend.config import NetworkRequest, Resources, SandboxConfig
+from oakum.backend.config import BUILT_IN, NetworkRequest, Resources, SandboxConfig
 from oakum.backend.status import SandboxFilter, SandboxStatus
 from oakum.engine import networks, podfiles, pods, user_namespaces
-from oakum.engine.attachments import attachment_options, with_dns_of
+from oakum.engine.attachments import NONE, attachment_options, with_dns_of
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
 from oakum.engine.spec.mounts import id_mappings
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from oakum.network.attachment import Attachment
     from oakum.shim.client import SandboxRequest
 
-_BUILT_IN: Final = ("", "oakum")
 _CREATE_WAIT_S: Final = 120.0
 _TOLD_MAX: Final = 4096
 
@@ -90,7 +89,7 @@ class Sandboxes:
 
     def _runtime_path(self, config: SandboxConfig, handler: str) -> str:
         """The program that runs the pod, "" for the built-in runtime. Raises as `Handlers.need`, and Unimplemented."""
-        if handler in _BUILT_IN:  # nearly all: they look for no program
+        if handler in ("", BUILT_IN):  # nearly all: they look for no program
             return ""
         path = self._context.handlers.need(handler)
         if path and config.namespaces.user != "node":
@@ -148,7 +147,7 @@ class Sandboxes:
             # The kubelet makes, limits and removes the pod's cgroup itself, and looks for containers right in it.
             cgroup_path=parent or f"/oakum/{self._namespace}/{sandbox_id}",
             owns_cgroup=not parent,
-            has_network=config.namespaces.network != "node" and config.network != networks.NONE,
+            has_network=config.namespaces.network != "node" and config.network != NONE,
         )
         with self._context.store.transaction():
             self._context.store.add_namespace(self._namespace)

@@ -66,7 +66,7 @@ def test_a_container_joins_its_pod() -> None:
         "Source": "/a",
         "Target": "/b",
         "ReadOnly": True,
-        "BindOptions": {"Propagation": "rprivate"},
+        "BindOptions": {"Propagation": "rprivate", "ReadOnlyNonRecursive": True},
     }
 
 

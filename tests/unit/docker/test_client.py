@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import socket
 import threading
 import time
@@ -106,6 +108,21 @@ def test_a_kept_connection_that_died_is_replaced(engine: SimulatedEngine) -> Non
         for _ in range(3):
             assert client.post("/containers/create", {}) == {"Id": "x"}
             engine.drop()
+
+
+def test_a_process_with_more_than_1024_descriptors(engine: SimulatedEngine) -> None:
+    engine.on["GET /info"] = lambda request, sock: answer(sock, 200, {"ID": "x"}) or True
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1400), hard))
+    others = [os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC) for _ in range(1100)]
+    try:
+        with calling(engine) as client:
+            for _ in range(3):
+                assert client.get("/info") == {"ID": "x"}
+    finally:
+        for fd in others:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_may_have_been_done_is_not_asked_for_twice(engine: SimulatedEngine) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from oakum.backend.config import ContainerConfig, ContainerMetadata, SandboxConfig, SandboxMetadata
@@ -152,6 +153,48 @@ def test_nothing_is_lost_or_doubled_when_the_daemon_dies(engine: SimulatedEngine
             stream.send(action, name)
         assert next_told() == ("started", "new")
         assert told.empty()
+    finally:
+        leave()
+        client.close()
+
+
+def test_a_sandbox_that_is_told_of_while_we_look_has_not_gone(engine: SimulatedEngine) -> None:
+    stream = Stream(engine)
+    told: queue.Queue[ContainerEvent | OakumError] = queue.Queue()
+    looks: list[Watcher] = []
+
+    class Making(World):
+        made: tuple[SandboxStatus, ...] = ()
+
+        def sandboxes(self, wanted: SandboxFilter | None = None) -> Sequence[SandboxStatus]:
+            return [POD, *self.made]
+
+        def containers(self, wanted: ContainerFilter | None = None) -> Sequence[ContainerStatus]:
+            if wanted == ContainerFilter() and looks:
+                # Docker's list of sandboxes is here already, and this one was not ready then
+                self.made = (msgspec.structs.replace(POD, id="fresh"),)
+                looks.pop().sandbox_ready("fresh")
+            return super().containers(wanted)
+
+    world = Making()
+    client = DockerClient(engine.host)
+    watcher = Watcher(client, world, "here")
+    leave = watcher.watch(told.put)
+    try:
+        assert stream.connected.wait(60)
+        stream.connected.clear()
+        looks.append(watcher)
+        engine.drop()
+        assert stream.connected.wait(60)
+        events: list[tuple[str, str]] = []
+        while len(events) < 3:
+            event = told.get(timeout=60)
+            assert isinstance(event, ContainerEvent)
+            events.append((event.kind, event.id))
+            if len(events) == 2:
+                world.there["c"] = "created"
+                stream.send("create", "c")
+        assert events == [("created", "fresh"), ("started", "fresh"), ("created", "c")]
     finally:
         leave()
         client.close()
