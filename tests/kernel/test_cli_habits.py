@@ -129,3 +129,34 @@ def test_a_login_opens_a_registry_until_logout(box: Box, tmp_path: Path) -> None
         assert refused.returncode == 1
         assert b"oakum login" in refused.stderr
     box("rmi", image)
+
+
+# the space on the disk
+
+
+def test_what_is_not_in_use_is_counted_and_removed_and_all_else_stays(box: Box) -> None:
+    box("run", "-d", "--name", "web", "-v", "kept:/data", box.image, "sleep", "1000")
+    box(
+        "run",
+        "--name",
+        "dead",
+        "-v",
+        "loose:/data",
+        box.image,
+        "dd",
+        "if=/dev/zero",
+        "of=/big",
+        "bs=1M",
+        "count=2",
+    )
+    before = {use["kind"]: use for use in json.loads(box("system", "df", "--format", "json"))}
+    assert (before["containers"]["total"], before["containers"]["active"]) == (2, 1)
+    assert before["containers"]["reclaimable_bytes"] >= 2 << 20
+    assert before["images"]["reclaimable_bytes"] == 0
+    assert box.full("system", "prune", stdin=b"n\n").returncode == 130
+    done = json.loads(box("system", "prune", "--all", "--volumes", "--force", "--format", "json"))
+    assert done["removed"] == {"container": ["dead"], "volume": ["loose"]}
+    assert done["freed_bytes"] >= 2 << 20
+    assert box("ps", "-a", "--format", "{{.Names}}").split() == ["web"]
+    box("rm", "-f", "web")
+    box("volume", "rm", "kept")

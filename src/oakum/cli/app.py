@@ -66,6 +66,9 @@ COMMANDS: Final[dict[str, Entry]] = {
     "info": Entry("oakum.cli.host:info", _HOST, "Say what oakum runs on, and what it holds."),
     "doctor": Entry("oakum.cli.doctor:doctor", _HOST, "Check what this host can do, and say what to do."),
     "migrate": Entry("oakum.cli.migrate:migrate", _HOST, "Bring what another engine has."),
+    "system": Entry(
+        "oakum.cli.system:system", _HOST, "What the space on the disk goes to, and getting it back."
+    ),
     "gc": Entry("oakum.cli.host:gc", _HOST, "Remove what nothing needs any more."),
     "completion": Entry("oakum.cli.host:completion", _HOST, "Write the shell's completion script."),
     "version": Entry("oakum.cli.host:version", _HOST, "Write the version."),

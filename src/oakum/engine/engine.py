@@ -15,6 +15,7 @@ from oakum.engine.namespace import Namespace
 from oakum.engine.namespaces import Namespaces
 
 if TYPE_CHECKING:
+    from oakum.engine.space import SpaceUse
     from oakum.network.choice import ChosenNetwork
     from oakum.network.settings import NetworkSettings
 
@@ -78,6 +79,13 @@ class Engine:
         """The networks: list, create and remove them."""
         return self._context.network
 
+    def networks_in_use(self) -> frozenset[str]:
+        """The networks that any sandbox is in, or will be when it starts again."""
+        from oakum.engine.networks import wanted  # few calls ask
+
+        records = self._context.store.sandboxes()
+        return frozenset(request.network for record in records for request in wanted(record))
+
     def info(self) -> Mapping[str, Any]:
         """What this engine is and runs on, as plain JSON values."""
         # Only asked by people; reads a good part of /proc and /sys.
@@ -116,6 +124,12 @@ class Engine:
         from oakum.engine.garbage import collect  # only image calls need it
 
         return collect(self._context)
+
+    def space(self) -> Sequence[SpaceUse]:
+        """What images, containers and volumes of all namespaces take on the disk."""
+        from oakum.engine.space import measure  # reads the size of every file
+
+        return measure(self._context)
 
     def close(self) -> None:
         """Close the database. The containers go on."""

@@ -129,7 +129,8 @@ class DirectoryStore(ABC):
         except FileExistsError:
             pass  # another process counted it, too
         except OSError as error:
-            raise SystemFailure.from_os_error(error, "record layer usage", chain_id) from error
+            if error.errno != errno.EROFS:
+                raise SystemFailure.from_os_error(error, "record layer usage", chain_id) from error
         return usage
 
     def remove_layer(self, chain_id: str) -> None:
