@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from oakum.backend.config import NetworkRequest
+from oakum.engine import nameservers, podfiles
 from oakum.engine.attachments import ADDRESS, MAC, NONE, attachment_options
 from oakum.engine.context import Context
 from oakum.engine.locks import Locks
@@ -314,10 +315,13 @@ def describe(context: Context, record: SandboxRecord) -> list[dict[str, Any]]:
 
 
 def _finish(context: Context, record: SandboxRecord) -> None:
-    """Write down what a sandbox's first address is now, and all hosts files that this concerns."""
+    """Write down what a sandbox's first address is now, and have all know it whom this concerns."""
     builtin = context.network.builtin
     relay(context, record)
     write_names(context, own=record.id)
+    nameservers.begin(context, record, anew=is_shared(record))
+    if is_shared(record):
+        nameservers.change_resolv_conf(context, record)
     places = builtin.attachments_of(record.id)
     context.store.update_sandbox(
         msgspec.structs.replace(
@@ -404,18 +408,7 @@ def _write_hosts(context: Context, sandbox_id: str) -> None:
             if len(old) > _HOSTS_LIMIT_BYTES:
                 raise FailedPrecondition("write names", path, "the container has made the file too large")
             text = merge(old.decode(errors="surrogateescape"), lines)
-            _rewrite(fd, old, text.encode(errors="surrogateescape"))
-
-
-def _rewrite(fd: int, old: bytes, new: bytes) -> None:
-    """Change a file in place, since containers have this very inode mounted; readers see whole lines at any moment."""
-    if new == old:
-        return
-    data = new.ljust(len(old), b"\n")
-    written = 0
-    while written < len(data):
-        written += os.pwrite(fd, data[written:], written)
-    os.ftruncate(fd, len(new))
+            podfiles.rewrite(fd, old, text.encode(errors="surrogateescape"))
 
 
 # the endings of calls whose process was killed

@@ -41,14 +41,18 @@ def write_without_addresses(directory: str, config: SandboxConfig, hostname: str
     """Make a sandbox's directory with resolv.conf and hostname. Raises as `write`."""
     from oakum.network import files  # only sandboxes that are made need it
 
-    host_network = config.namespaces.network == "node"
-    contents = {
-        "resolv.conf": files.resolv_conf(config.dns, host_network=host_network),
-        "hostname": files.hostname_file(hostname),
-    }
     with storing("make sandbox directory", directory):
         os.makedirs(directory, mode=0o755, exist_ok=True)
-    _write(directory, contents)
+    write_resolv_conf(directory, config)
+    _write(directory, {"hostname": files.hostname_file(hostname)})
+
+
+def write_resolv_conf(directory: str, config: SandboxConfig, *, server: str = "") -> None:
+    """Write resolv.conf into a directory that is there; a `server` of the sandbox's own is all it names. As `write`."""
+    from oakum.network import files  # see above
+
+    text = files.resolv_conf(config.dns, host_network=config.namespaces.network == "node", server=server)
+    _write(directory, {"resolv.conf": text})
 
 
 def write_hosts(
@@ -74,3 +78,17 @@ def _write(directory: str, contents: Mapping[str, str]) -> None:
         for name, text in contents.items():
             # Containers of any user read them through their bind mounts.
             write_file_fast(f"{directory}/{name}", text.encode(), 0o644)
+
+
+def rewrite(fd: int, old: bytes, new: bytes) -> None:
+    """Change a file in place, since containers have this very inode mounted; readers see whole lines at any moment.
+
+    Raises OSError.
+    """
+    if new == old:
+        return
+    data = new.ljust(len(old), b"\n")
+    written = 0
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], written)
+    os.ftruncate(fd, len(new))

@@ -17,7 +17,7 @@ import msgspec
 
 from oakum.backend.config import BUILT_IN, NetworkRequest, Resources, SandboxConfig
 from oakum.backend.status import SandboxFilter, SandboxStatus
-from oakum.engine import networks, podfiles, pods, user_namespaces
+from oakum.engine import nameservers, networks, podfiles, pods, user_namespaces
 from oakum.engine.attachments import NONE, attachment_options, with_dns_of
 from oakum.engine.context import Context
 from oakum.engine.locks import ObjectLock
@@ -195,6 +195,9 @@ class Sandboxes:
         podfiles.write_hosts(directory, config, name, addresses, name_lines)
         if networks.is_shared(record):
             networks.write_names(self._context, own=record.id)
+            if name_lines is not None:
+                nameservers.begin(self._context, record)
+                nameservers.write_resolv_conf(self._context, record)
         self._context.store.update_sandbox(
             msgspec.structs.replace(
                 record,

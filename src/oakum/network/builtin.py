@@ -137,6 +137,12 @@ class BuiltinNetwork(Network):
         with self._guard:
             return self._parts.relayed(sandbox_id)
 
+    def has_way_out(self, sandbox_id: str) -> bool:
+        """Whether a sandbox is in a network that is not internal. Raises SystemFailure."""
+        with self._guard:
+            internal = {network.name: network.internal for network in self._database.networks()}
+            return any(not internal[row.network] for row in self._database.attachments_of(sandbox_id))
+
     def usage(self, sandbox_id: str) -> InterfaceCounters | None:
         """The traffic of a sandbox as seen from inside; None when it is not attached. Raises SystemFailure."""
         with self._guard:

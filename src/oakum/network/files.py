@@ -75,23 +75,31 @@ def parse_resolv_conf(text: str) -> Resolver:
     return Resolver(tuple(servers), searches, tuple(options))
 
 
-def render_resolv_conf(wanted: DnsRequest, host: Resolver, *, host_network: bool) -> str:
+def render_resolv_conf(wanted: DnsRequest, host: Resolver, *, host_network: bool, server: str = "") -> str:
     """A sandbox's resolv.conf.
 
     A server of the host that only the host itself can reach (loopback, or bound to an interface) is left out unless
-    the sandbox is on the host's network.
+    the sandbox is on the host's network. A `server` of the sandbox's own, which knows its neighbours, is named instead of
+    all others, which it asks itself (`upstreams`).
 
     Raises:
         InvalidArgument: a server that is no address, or a domain or option with blanks in it.
     """
-    for server in wanted.servers:
-        _check_address(server)
+    for address in wanted.servers:
+        _check_address(address)
     for word in (*wanted.searches, *wanted.options):
         _check_word(word)
     servers = tuple(wanted.servers) or tuple(s for s in host.servers if host_network or reachable(s))
     searches = tuple(wanted.searches) or (() if wanted.servers else host.searches)
     options = tuple(wanted.options) or (() if wanted.servers else host.options)
-    lines = [f"nameserver {server}" for server in servers]
+    if server:
+        servers = (server,)
+        if not any(option.startswith("ndots:") for option in options):
+            options = (
+                *options,
+                "ndots:0",
+            )  # a neighbour's name is asked for before any domain is added to it
+    lines = [f"nameserver {address}" for address in servers]
     if not servers:
         lines.append("# no name server of the host can be reached from here")
     if searches:
@@ -99,6 +107,20 @@ def render_resolv_conf(wanted: DnsRequest, host: Resolver, *, host_network: bool
     if options:
         lines.append("options " + " ".join(options))
     return "\n".join(lines) + "\n"
+
+
+def choose_upstreams(wanted: DnsRequest, host: Resolver, *, from_host: bool) -> list[tuple[str, bool]]:
+    """Whom a sandbox's own name server asks, and whether from the host's network: `render_resolv_conf`'s servers.
+
+    Where the host has none but on its loopback, those; only if `from_host`, for they lead out of any network.
+
+    Raises:
+        InvalidArgument: as `render_resolv_conf`.
+    """
+    found = [_check_address(address) for address in wanted.servers] or list(filter(reachable, host.servers))
+    if found or not from_host:
+        return [(address, False) for address in found]
+    return [(address, True) for address in host.servers if _is_loopback(address)]
 
 
 def reachable(server: str) -> bool:
@@ -112,12 +134,31 @@ def reachable(server: str) -> bool:
     )
 
 
-def resolv_conf(wanted: DnsRequest, *, host_network: bool) -> str:
+def _is_loopback(server: str) -> bool:
+    try:
+        return ipaddress.ip_address(server).is_loopback
+    except ValueError:
+        return False
+
+
+def resolv_conf(wanted: DnsRequest, *, host_network: bool, server: str = "") -> str:
     """A sandbox's resolv.conf on this host. Raises InvalidArgument as `render_resolv_conf`."""
+    host = parse_resolv_conf(_read(_HOST_RESOLV_CONF)) if host_network else _host_for_others()
+    return render_resolv_conf(wanted, host, host_network=host_network, server=server)
+
+
+def upstreams(wanted: DnsRequest, *, from_host: bool) -> list[tuple[str, bool]]:
+    """`choose_upstreams` on this host, which raises the same."""
+    return choose_upstreams(wanted, _host_for_others(), from_host=from_host)
+
+
+def _host_for_others() -> Resolver:
+    """The host's resolver, with servers that others can reach where there are such."""
     host = parse_resolv_conf(_read(_HOST_RESOLV_CONF))
-    if not host_network and host.servers and not any(reachable(server) for server in host.servers):
-        host = host._replace(servers=parse_resolv_conf(_read(_RESOLVED)).servers)
-    return render_resolv_conf(wanted, host, host_network=host_network)
+    if host.servers and not any(reachable(server) for server in host.servers):
+        real = parse_resolv_conf(_read(_RESOLVED)).servers
+        return host._replace(servers=real or host.servers)
+    return host
 
 
 def render_hosts(

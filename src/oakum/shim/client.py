@@ -299,6 +299,20 @@ class ShimClient:
         answer = self.call({"op": "relay", "routes": [route.to_list() for route in routes]}, fds)
         return bool(answer.value["changed"])
 
+    def serve_names(
+        self, upstreams: Sequence[tuple[str, bool]], ports: Sequence[int], fds: Sequence[int], *, anew: bool
+    ) -> tuple[int, int] | None:
+        """Have a name server that asks `upstreams` (address, whether from the host's network); its UDP and TCP port.
+
+        `fds` (borrowed): UDP socket, TCP socket, which are bound to `ports`, hosts file, network namespaces of pod and
+        host. One that is there already and asks the same keeps its own sockets. None where there is none, and none was
+        to be made `anew`. Raises SystemFailure.
+        """
+        asked = [list(each) for each in upstreams]
+        request = {"op": "serve_names", "upstreams": asked, "ports": list(ports), "anew": anew}
+        found = self.call(request, tuple(fds)).value["ports"]
+        return (int(found[0]), int(found[1])) if found else None
+
     def shutdown(self) -> None:
         """End the sandbox: containers, namespaces, mounts, cgroups, the shim itself. Succeeds when it is gone."""
         if self._sock is None:

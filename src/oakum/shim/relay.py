@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import _socket
 import errno
-import os
-import resource
-import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from oakum.linux import process, sockets
+from oakum.linux import sockets
 from oakum.shim.loop import Loop
 
-NAME: Final = "oakum relay"
 _CHUNK_BYTES: Final = 128 << 10
 _DATAGRAM_BYTES: Final = 64 << 10
 _PAUSE_S: Final = 0.1
@@ -57,20 +53,11 @@ class Route(NamedTuple):
         return cls(str(protocol), tuple((str(address), int(port)) for address, port in targets))
 
 
-def run(routes: Sequence[Route], fds: Sequence[int], keeper_pid: int, sandbox_id: str) -> int:
-    """Relay until killed, in a fork of the supervisor; `fds` are the sockets of `routes`."""
-    process.set_parent_death_signal(signal.SIGKILL)
-    if os.getppid() != keeper_pid:
-        return 1
-    signal.set_wakeup_fd(-1)
-    process.close_except({2, *fds})
-    process.handle_signal(signal.SIGTERM, process.SIGNAL_DEFAULT)
-    process.set_name(NAME)
-    process.set_title(f"{NAME} {sandbox_id}")
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def run(values: Sequence[list[Any]], fds: Sequence[int]) -> int:
+    """Relay until killed; `fds` are the sockets of the routes, which are `values` as `Route` makes them."""
     loop = Loop()
-    for route, fd in zip(routes, fds, strict=True):
+    for value, fd in zip(values, fds, strict=True):
+        route = Route.from_list(value)
         sock = Socket(fileno=fd)
         sock.settimeout(0)
         if route.protocol == "tcp":

@@ -12,26 +12,28 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from oakum.errors import AlreadyExists, InvalidArgument, NotFound, OakumError, SystemFailure
 from oakum.linux import pids, sockets
 from oakum.oci.cgroups import Cgroup, detect_layout
 from oakum.oci.spec import parse_resources
-from oakum.shim import cleanup, sandbox, wire
+from oakum.shim import cleanup, nameserver, relay, sandbox, wire
+from oakum.shim.companions import NONE, Companion
 from oakum.shim.connection import Connection
 from oakum.shim.container import Container
 from oakum.shim.foreign_container import ForeignContainer
 from oakum.shim.handover import END, HANDED_OVER, OVER, Left, Parcel, State
 from oakum.shim.loop import Loop, report
 from oakum.shim.pod import Makers, Pod
-from oakum.shim.relays import Relays
 from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
 from oakum.shim.restored_container import RestoredContainer
 from oakum.shim.waiting import answer_when_over
 
 _INIT_NOTE: Final = "pod-init"
+# A name server's UDP socket, TCP socket, hosts file, and the network namespaces of pod and host.
+NAME_SERVER_FDS: Final = 5
 
 
 def begin(
@@ -63,7 +65,8 @@ def _state(
         "lock": parcel.add(lock_fd),
         "init_pid": init_pid,
         "containers": containers,
-        "relay": [0, []],
+        "relay": list(NONE),
+        "names": list(NONE),
     }
 
 
@@ -200,7 +203,8 @@ class Supervisor:
         self._containers: dict[str, Container] = {}
         self._listener = listener
         self._pod = Pod(request.directory, request.create_namespaces, makers)
-        self._relays = Relays(self._pod, request.sandbox_id, self._shim_pid)
+        self._relay = Companion("relay", relay.run, self._pod, request.sandbox_id, self._shim_pid)
+        self._names = Companion("names", _serve_names, self._pod, request.sandbox_id, self._shim_pid)
         self._init_pid = 0
         self._stopping: list[Connection] = []
         self._ended = False
@@ -225,7 +229,8 @@ class Supervisor:
             "reopen_log": self._reopen_log,
             "delete": self._delete,
             "containers": self._list,
-            "relay": self._relay,
+            "relay": self._have_relay,
+            "serve_names": self._have_names,
             "shutdown": self._shutdown,
         }
 
@@ -271,7 +276,8 @@ class Supervisor:
             parcel.expect(init_pid)
         containers = [container.pack(parcel) for container in self._containers.values()]
         state = _state(self._request, parcel, self._lock_fd, init_pid, containers)
-        state["relay"] = self._relays.pack(parcel)
+        state["relay"] = self._relay.pack(parcel)
+        state["names"] = self._names.pack(parcel)
         parcel.send(self._link, state)
 
     def begin(self, client: sockets.Socket, init_pid: int) -> None:
@@ -287,7 +293,8 @@ class Supervisor:
     def unpack(self, state: State, left: Left) -> None:
         """Have the containers that another supervisor had."""
         self._expect_init(state["init_pid"])
-        self._relays.unpack(state["relay"])
+        self._relay.unpack(state["relay"])
+        self._names.unpack(state["names"])
         for values in state["containers"]:
             request = ContainerRequest.from_dict(values["request"])
             container = _kind(request)(self._loop, request, self._pod, self._gone)
@@ -297,7 +304,8 @@ class Supervisor:
     def _tear_down(self) -> list[OakumError]:
         if self._pod.expects(self._init_pid):
             os.kill(self._init_pid, signal.SIGKILL)
-        self._relays.end()
+        self._relay.end()
+        self._names.end()
         self._loop.watch(self._listener.fileno())
         self._listener.close()
         errors = _remove(self._request)
@@ -515,8 +523,23 @@ class Supervisor:
     def _list(self, connection: Connection, _request: dict[str, Any], _fds: list[int]) -> None:
         connection.answer([container.describe().to_dict() for container in self._containers.values()])
 
-    def _relay(self, connection: Connection, request: dict[str, Any], fds: list[int]) -> None:
-        connection.answer({"changed": self._relays.replace(request["routes"], fds)})
+    def _have_relay(self, connection: Connection, request: dict[str, Any], fds: list[int]) -> None:
+        routes = request["routes"]
+        if len(routes) != len(fds):
+            raise InvalidArgument("relay", f"{len(routes)} routes", f"{len(fds)} sockets came with them")
+        connection.answer({"changed": self._relay.replace(routes, fds)})
+
+    def _have_names(self, connection: Connection, request: dict[str, Any], fds: list[int]) -> None:
+        if len(fds) != NAME_SERVER_FDS:
+            raise InvalidArgument("serve names", f"{len(fds)} descriptors", f"{NAME_SERVER_FDS} are needed")
+        # Values are told from none by being there, and upstreams there may be none.
+        if request["anew"] or self._names.mark is not None:
+            self._names.replace([request["upstreams"]], fds, request["ports"])
+        connection.answer({"ports": self._names.mark})
+
+
+def _serve_names(values: list[Any], fds: Sequence[int]) -> int:
+    return nameserver.run(values[0], fds)
 
 
 def _kind(request: ContainerRequest) -> type[Container]:

@@ -38,6 +38,34 @@ def test_what_is_asked_for_wins() -> None:
     assert text == "nameserver 192.0.2.53\nnameserver fd00::53\nsearch own.example\noptions edns0\n"
 
 
+def test_a_server_of_ones_own_is_the_only_one_and_asks_the_others() -> None:
+    own = "127.0.0.11"
+
+    def text(wanted: Resolver) -> str:
+        return files.render_resolv_conf(wanted, HOST, host_network=False, server=own)
+
+    assert text(Resolver()) == f"nameserver {own}\nsearch example.org\noptions edns0 ndots:0\n"
+    asked = Resolver(("10.0.0.1", "::2"), ("a.example",), ("ndots:3",))
+    assert text(asked) == f"nameserver {own}\nsearch a.example\noptions ndots:3\n"
+    with pytest.raises(InvalidArgument, match="write name files"):
+        text(Resolver(("dns.example",)))
+    for from_host in (False, True):
+        assert files.choose_upstreams(asked, HOST, from_host=from_host) == [
+            ("10.0.0.1", False),
+            ("::2", False),
+        ]
+        found = files.choose_upstreams(Resolver(), HOST, from_host=from_host)
+        assert found == [("192.0.2.53", False), ("fd00::53", False)]
+    with pytest.raises(InvalidArgument, match="write name files"):
+        files.choose_upstreams(Resolver(("dns.example",)), HOST, from_host=True)
+
+
+def test_servers_on_the_hosts_loopback_are_asked_from_the_host_or_not_at_all() -> None:
+    host = Resolver(("127.0.0.53", "::1", "fe80::1%eth0", "0.0.0.0", "junk"))
+    assert files.choose_upstreams(Resolver(), host, from_host=False) == []
+    assert files.choose_upstreams(Resolver(), host, from_host=True) == [("127.0.0.53", True), ("::1", True)]
+
+
 @pytest.mark.parametrize(
     "wanted",
     [
