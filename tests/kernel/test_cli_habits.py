@@ -109,6 +109,24 @@ def test_whoever_has_a_port_is_named_as_people_know_it(box: Box) -> None:
     assert "oakum stop web" in said
 
 
+# networks
+
+
+def test_a_container_in_anothers_network_has_its_addresses_and_names_and_outlives_it(box: Box) -> None:
+    box("run", "-d", "--name", "web", box.image, "sleep", "1000")
+    box("run", "-d", "--name", "side", "--network", "container:web", box.image, "sleep", "1000")
+    look = "readlink /proc/self/ns/net; hostname; cat /etc/hosts; ip addr"
+    seen = box("exec", "side", "sh", "-c", look)
+    assert seen == box("exec", "web", "sh", "-c", look)
+    assert "eth0" in seen
+    box("restart", "-t", "0", "side")
+    box("rm", "-f", "web")
+    assert "eth0" in box("exec", "side", "ip", "addr")
+    done = box.full("restart", "-t", "0", "side")
+    assert done.returncode == 1
+    assert b"whose network it shares was removed" in done.stderr
+
+
 # registries
 
 

@@ -191,6 +191,7 @@ class SandboxConfig(Struct, frozen=True, kw_only=True):
     networks: tuple[NetworkRequest, ...] = ()
     extra_hosts: tuple[tuple[str, str], ...] = ()
     owner: Literal["", "container"] = ""
+    network_of: str = ""  # the container, then the sandbox, whose network this one's container is in
 
 
 class ContainerMetadata(Struct, frozen=True, kw_only=True):

@@ -161,7 +161,7 @@ _NETWORK: Final[tuple[Function, ...]] = (
         "--network",
         "--net",
         metavar="NETWORK",
-        text="default, host, none, or of oakum network ls (repeat for more).",
+        text="default, host, none, container:NAME, or of oakum network ls (repeat for more).",
         section="Network",
     ),
     _many("--network-alias", metavar="NAME", text="Name for others of its networks.", section="Network"),

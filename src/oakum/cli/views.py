@@ -114,6 +114,8 @@ def _networks(sandbox: SandboxStatus | None) -> list[str]:
         return []
     if sandbox.config.namespaces.network == "node":
         return ["host"]
+    if sandbox.config.network_of:
+        return [f"container:{sandbox.config.network_of}"]
     return [sandbox.config.network, *(request.network for request in sandbox.config.networks)]
 
 

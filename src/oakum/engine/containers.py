@@ -193,6 +193,10 @@ class Containers(Catalog):
         known = self._context.store.container_by_name(self._namespace, key)
         if known is not None:
             self._join(known)
+        if sandbox.network_of:
+            from oakum.engine.joins import resolved  # few share a network
+
+            sandbox = resolved(self._context, self, sandbox)
         make_room(self._context, self._sandboxes, sandbox)
         sandbox_id = self._sandboxes.run(sandbox, runtime_handler=runtime_handler)
         try:
@@ -281,6 +285,10 @@ class Containers(Catalog):
                 )
             if sandbox.phase != "ready" or not shim_lives(sandbox):
                 raise FailedPrecondition("start container", record.id[:12], "its sandbox is not ready")
+            if sandbox.config.network_of:
+                from oakum.engine.joins import check  # as above
+
+                check(self._context, sandbox)
             request = creation.shim_request(self._context, sandbox, record)
             starting = msgspec.structs.replace(record, phase="starting")
             self._context.store.update_container(starting)

@@ -194,10 +194,14 @@ def build(
     around = builder.Surroundings(
         sandbox=sandbox.config,
         pod_path=layout.pod(sandbox.id),
+        network_pod_path=layout.pod(sandbox.config.network_of or sandbox.id),
         hostname=hostname(sandbox.config, sandbox.id),
         cgroup_path=record.cgroup_path,
         capabilities=host.known_capabilities(),
-        files={place: f"{layout.sandbox(sandbox.id)}/{name}" for place, name in podfiles.FILES.items()},
+        files={
+            place: f"{layout.sandbox(sandbox.config.network_of or sandbox.id)}/{name}"
+            for place, name in podfiles.FILES.items()
+        },
         volumes=volume_paths,
         image_views=_image_views(context, record, views),
         nodes=_nodes(record.config),

@@ -36,6 +36,7 @@ ANNOTATION_STOP_TIMEOUT: Final = "oakum.cli/stop-timeout"
 ANNOTATION_ADDRESS: Final = "dev.oakum.ip"
 ANNOTATION_MAC: Final = "dev.oakum.mac"
 _DEFAULT: Final = "default"
+_CONTAINER: Final = "container:"
 _ALONE: Final = ("host", "none")
 _SHM: Final = "/dev/shm"  # noqa: S108 - the container's, where every C library looks for it
 
@@ -85,6 +86,7 @@ def build(
         networks=tuple(NetworkRequest(network=network, aliases=aliases) for network in networks[1:]),
         extra_hosts=tuple(hosts.parse_add_host(text) for text in options["add_host"]),
         owner="container",
+        network_of=_network_of(options),
     )
     container = ContainerConfig(
         metadata=ContainerMetadata(name=name),
@@ -164,10 +166,31 @@ def _namespaces(options: Mapping[str, Any], networks: tuple[str, ...]) -> Namesp
 def _networks(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The networks that were asked for, the first one first."""
     chosen: tuple[str, ...] = tuple(dict.fromkeys(options["network"])) or (_DEFAULT,)
-    for alone in _ALONE:
-        if alone in chosen and len(chosen) > 1:
+    for alone in chosen:
+        if (alone in _ALONE or alone.startswith(_CONTAINER)) and len(chosen) > 1:
             raise InvalidArgument("parse --network", alone, "contradicts a further --network")
-    return chosen
+    return ("none",) if next(iter(chosen)).startswith(_CONTAINER) else chosen
+
+
+def _network_of(options: Mapping[str, Any]) -> str:
+    """The container whose network it is to be in; "" for none."""
+    chosen: str = next(iter(options["network"]), "")
+    if not chosen.startswith(_CONTAINER):
+        return ""
+    name = chosen.removeprefix(_CONTAINER)
+    if not name:
+        raise InvalidArgument(
+            "parse --network", repr(chosen), "no container", hint="write --network container:NAME"
+        )
+    for option in ("hostname", "dns", "dns_search", "dns_option", "add_host"):
+        if options[option]:
+            raise InvalidArgument(
+                f"parse --{option.replace('_', '-')}",
+                str(options[option]),
+                f"contradicts --network {chosen}",
+                hint=f"say it of {name}, whose network and files in /etc it shares",
+            )
+    return name
 
 
 def _aliases(options: Mapping[str, Any], networks: tuple[str, ...]) -> tuple[str, ...]:
@@ -205,7 +228,9 @@ def _address(options: Mapping[str, Any], network: str) -> dict[str, str]:
     chosen = {ANNOTATION_ADDRESS: addresses, ANNOTATION_MAC: options.get("mac_address")}
     found = {name: str(value) for name, value in chosen.items() if value}
     if found and network in _ALONE:
-        raise InvalidArgument("parse option", "--ip, --mac-address", f"contradicts --network {network}")
+        raise InvalidArgument(
+            "parse option", "--ip, --mac-address", f"contradicts --network {options['network'][0]}"
+        )
     return found
 
 
@@ -215,7 +240,7 @@ def _ports(options: Mapping[str, Any], network: str) -> tuple[PortMapping, ...]:
         raise InvalidArgument(
             "parse --publish",
             repr(options["publish"][0]),
-            f"contradicts --network {network}",
+            f"contradicts --network {options['network'][0]}",
             hint="ports are published from networks of containers only",
         )
     return hosts.assign_free_ports(ports)

@@ -65,6 +65,7 @@ class Surroundings(NamedTuple):
     cgroup_namespace: bool = False
     apparmor: bool = False
     seccomp: dict[str, Any] | None = None
+    network_pod_path: str = ""  # of the pod whose network it is in, where that is not its own
 
 
 def build(config: ContainerConfig, image: ImageFacts, around: Surroundings) -> dict[str, Any]:
@@ -130,7 +131,8 @@ def namespaces(wanted: NamespaceOptions, around: Surroundings) -> list[dict[str,
         ("user", "user", pod.user),
     ):
         if mode != "node":
-            found.append({"type": kind, "path": f"{around.pod_path}/ns/{pin}"})
+            path = around.network_pod_path if kind == "network" else ""
+            found.append({"type": kind, "path": f"{path or around.pod_path}/ns/{pin}"})
     if around.cgroup_namespace:
         found.append({"type": "cgroup"})
     return found
