@@ -92,7 +92,7 @@ def test_the_network_of_another_container() -> None:
     asked = request("--network", "container:web", "i").sandbox
     assert (asked.network_of, asked.network, asked.networks) == ("web", "none", ())
     assert request("i").sandbox.network_of == ""
-    for more in ("-p=1:1", "--hostname=x", "--dns=1.1.1.1", "--add-host=a:1.1.1.1", "--ip=10.0.0.5"):
+    for more in ("--publish=1:1", "--hostname=x", "--dns=1.1.1.1", "--add-host=a:1.1.1.1", "--ip=10.0.0.5"):
         with pytest.raises(InvalidArgument, match="contradicts --network container:web"):
             request("--network", "container:web", more, "i")
     with pytest.raises(InvalidArgument, match="contradicts a further --network"):
