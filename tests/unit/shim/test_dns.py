@@ -7,7 +7,7 @@ import ipaddress
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oakum.shim import dns
@@ -231,6 +231,7 @@ def test_any_file_is_read(text: bytes) -> None:
 _LABEL = st.text("abcXYZ019-_", min_size=1, max_size=20)
 
 
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(

@@ -129,7 +129,7 @@ def test_names_of_the_file_are_answered_and_followed(tmp_path: Path) -> None:
         assert ask_framed(tcp, query("db")).addresses == {"10.9.0.2"}
         assert ask(udp, query("web")).code == NO_SUCH_NAME, "no other server could know it"
         assert ask(udp, query("web.example")).code == SERVER_FAILURE, "and another one might"
-        for number in range(3, 60):
+        for number in range(10, 30):
             with open(here.hosts, "r+", encoding="ascii") as file:
                 file.write(f"10.9.1.{number}\tweb\n")
                 file.truncate()
@@ -196,7 +196,7 @@ def test_what_does_not_answer_the_question_is_not_passed_on(tmp_path: Path, port
 def test_the_next_server_is_asked_where_one_fails(
     tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch, first: Behaviour | None, protocol: str
 ) -> None:
-    monkeypatch.setattr(nameserver, "TRY_S", 0.2)
+    monkeypatch.setattr(nameserver, "TRY_S", 0.1)
     with ExitStack() as stack:
         here = stack.enter_context(running(tmp_path, FIRST, SECOND))
         if first is not None:
@@ -231,7 +231,7 @@ def test_a_failure_is_passed_on_where_nobody_knows_better(tmp_path: Path, port: 
 def test_silence_ends_as_a_failure_and_keeps_nobody_waiting(
     tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nameserver, "TRY_S", 0.3)
+    monkeypatch.setattr(nameserver, "TRY_S", 0.1)
     with (
         running(tmp_path, FIRST) as here,
         Upstream(silent, FIRST, port).serving() as upstream,
@@ -244,7 +244,7 @@ def test_silence_ends_as_a_failure_and_keeps_nobody_waiting(
         assert (found.number, found.code, found.answers) == (99, SERVER_FAILURE, [])
         udp.recv(512)
         eventually(lambda: not here.server.forwards)
-        eventually(lambda: len(upstream.heard) == 2 * nameserver.TRIES)
+        eventually(lambda: 2 < len(upstream.heard) <= 2 * nameserver.TRIES, "it is asked more than once")
 
 
 def test_what_is_under_way_at_once_is_bounded(
@@ -298,7 +298,7 @@ def test_odd_connections_end_and_leave_nothing(
 ) -> None:
     with running(tmp_path) as here:
         with monkeypatch.context() as soon:
-            soon.setattr(nameserver, "STREAM_IDLE_S", 0.2)
+            soon.setattr(nameserver, "STREAM_IDLE_S", 0.05)
             with here.tcp() as tcp:
                 try:
                     tcp.sendall(data)
