@@ -97,7 +97,8 @@ def run(call: Call) -> int:
     for warning in created.warnings:
         call.caller.warning(warning)
     try:
-        process.start()
+        if not created.goes_on:
+            process.start()
         process.wait_status()
         _poststart(container)
     except BaseException:

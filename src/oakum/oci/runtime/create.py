@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from oakum.errors import AlreadyExists, InvalidArgument, OakumError, SystemFailure
+from oakum.errors import AlreadyExists, FailedPrecondition, InvalidArgument, OakumError, SystemFailure
 from oakum.linux.durable import read_file
 from oakum.linux.fd import Fd
 from oakum.model import jsontext as json
@@ -62,12 +62,16 @@ class CreateOptions(NamedTuple):
 
 
 class Created(NamedTuple):
-    """A container whose process waits for its start; `console` is the terminal's master when nobody else got it."""
+    """A container whose process waits for its start; `console` is the terminal's master when nobody else got it.
+
+    `goes_on`: it does not wait, since there is nothing to be done before.
+    """
 
     container: Container
     process: ContainerProcess
     console: Fd | None
     warnings: tuple[str, ...]
+    goes_on: bool = False
 
 
 def load_config(bundle: str) -> Spec:
@@ -175,6 +179,7 @@ def _launch(container: Container, spec: Spec, program: bytes, options: CreateOpt
         container.directory.save(container.record)
         if container.record.systemd:
             _adopt(container, spec, child.pid)
+        goes_on = _goes_on(spec, options) and _told_to_start(child)
         status = child.wait_status(_CREATE_TIMEOUT_S)
         if status.stage == "mounted":
             status = _run_hooks(container, spec, child)
@@ -184,7 +189,26 @@ def _launch(container: Container, spec: Spec, program: bytes, options: CreateOpt
     except BaseException:
         child.abort()
         raise
-    return Created(container, child, console, status.warnings)
+    return Created(container, child, console, status.warnings, goes_on)
+
+
+def _goes_on(spec: Spec, options: CreateOptions) -> bool:
+    """Whether nothing is to be done between the creation and the start: then the process need not ask, and wait for us."""
+    process = spec.get("process") or {}
+    return not (
+        options.waits
+        or options.pid_file
+        or process.get("terminal")
+        or any((spec.get("hooks") or {}).values())
+    )
+
+
+def _told_to_start(child: ContainerProcess) -> bool:
+    try:
+        child.start()
+    except FailedPrecondition:  # it has ended, and what it said is read next
+        return False
+    return True
 
 
 def _adopt(container: Container, spec: Spec, pid: int) -> None:
