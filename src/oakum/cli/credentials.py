@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 
 from oakum.backend.config import AuthConfig
+from oakum.engine.registry_auth import auth_of
 from oakum.errors import InvalidArgument
 from oakum.images.credentials import load_docker_credentials
 from oakum.images.reference import is_image_id, parse_reference
@@ -40,12 +41,4 @@ def configured_credentials(image: str) -> AuthConfig | None:
     """
     if is_image_id(image):
         return None
-    found = load_docker_credentials(parse_reference(image).domain)
-    if found is None:
-        return None
-    return AuthConfig(
-        username=found.username,
-        password=found.password,
-        identity_token=found.identity_token,
-        registry_token=found.registry_token,
-    )
+    return auth_of(load_docker_credentials(parse_reference(image).domain))

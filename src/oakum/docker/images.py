@@ -22,6 +22,7 @@ from oakum.backend.status import FilesystemUsage, Image
 from oakum.docker.client import DockerClient
 from oakum.docker.objects import nanoseconds
 from oakum.engine.flights import Flight, Flights
+from oakum.engine.registry_auth import credentials_of
 from oakum.errors import (
     Cancelled,
     DataLoss,
@@ -37,7 +38,6 @@ from oakum.errors import (
     Unavailable,
     Unimplemented,
 )
-from oakum.images.credentials import Credentials, from_auth_config
 from oakum.images.reference import Reference, is_image_id, parse_reference
 
 _NONE: Final = "<none>"
@@ -336,15 +336,9 @@ def _failure(text: str, subject: str, *, operation: str = "pull image") -> Oakum
 
 
 def _auth_header(auth: AuthConfig | None, domain: str) -> dict[str, str]:
-    if auth is None or auth == AuthConfig():
+    found = credentials_of(auth)
+    if found is None:
         return {}
-    found: Credentials = from_auth_config(
-        username=auth.username,
-        password=auth.password,
-        auth=auth.auth,
-        identity_token=auth.identity_token,
-        registry_token=auth.registry_token,
-    )
     said = {
         "username": found.username,
         "password": found.password,

@@ -20,13 +20,13 @@ from oakum.backend.status import FilesystemUsage, Image
 from oakum.engine import garbage
 from oakum.engine.context import Context
 from oakum.engine.flights import Flight
+from oakum.engine.registry_auth import credentials_of
 from oakum.engine.store.records import ImageName, ImageRecord, plain
 from oakum.errors import FailedPrecondition, ImageNotFound, InvalidArgument, SystemFailure
 from oakum.images.reference import Reference, is_image_id, parse_reference
 
 if TYPE_CHECKING:
     from oakum.images.config import ImageConfig
-    from oakum.images.credentials import Credentials
     from oakum.images.layers import PulledImage
 
 _HEX = frozenset("0123456789abcdef")
@@ -191,7 +191,7 @@ class Images:
                     reference,
                     content=self._context.content,
                     layers=self._context.snapshotter,
-                    credentials=_credentials(auth),
+                    credentials=credentials_of(auth),
                     progress=flight.progress,
                     cancelled=flight.cancelled,
                 )
@@ -262,7 +262,7 @@ class Images:
                 reference,
                 target,
                 content=self._context.content,
-                credentials=_credentials(auth),
+                credentials=credentials_of(auth),
                 mount_from=self._repositories_on(reference, record),
                 progress=progress or no_progress,
             )
@@ -457,21 +457,6 @@ def _names_for(reference: Reference, pulled: PulledImage) -> list[str]:
 
 def _is_tag(name: str) -> bool:
     return "@" not in name and not is_image_id(name)
-
-
-def _credentials(auth: AuthConfig | None) -> Credentials | None:
-    """What the caller gave; None where that is nothing."""
-    if auth is None or auth == AuthConfig():
-        return None
-    from oakum.images.credentials import from_auth_config  # most pulls need none
-
-    return from_auth_config(
-        username=auth.username,
-        password=auth.password,
-        auth=auth.auth,
-        identity_token=auth.identity_token,
-        registry_token=auth.registry_token,
-    )
 
 
 def _record(pulled: PulledImage) -> ImageRecord:

@@ -7,6 +7,7 @@ asyncio. Which blobs are wanted is decided by `fetch.py`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from collections.abc import Callable
 from typing import Final
@@ -58,20 +59,7 @@ class Downloader:
         by_digest = ":" in target
         if by_digest and self._content.has(target):
             return Manifestation(self._content.read(target, MANIFEST_LIMIT_BYTES), target, "")
-        subject = self._reference.familiar
-        async with self._client.open(
-            "GET",
-            f"/v2/{self._reference.path}/manifests/{target}",
-            scope=self._scope,
-            operation="pull image",
-            subject=subject,
-            headers={"Accept": ", ".join(MANIFEST_TYPES)},
-        ) as response:
-            try:
-                data = await read_bounded(response, MANIFEST_LIMIT_BYTES, "read manifest", subject)
-            except LINE_ERRORS as error:
-                raise unavailable("pull image", subject, self._client.host, error) from error
-            media_type = response.headers.get("Content-Type", "")
+        data, media_type = await self._document(target)
         if by_digest:
             hasher = hasher_for(target)
             hasher.update(data)
@@ -80,6 +68,27 @@ class Downloader:
             if size is not None and size != len(data):
                 raise DataLoss("verify manifest", target, f"{len(data)} bytes came, {size} were declared")
         return Manifestation(data, target if by_digest else digest_of(data), media_type)
+
+    async def _document(self, target: str) -> tuple[bytes, str]:
+        """The bytes and the media type that the registry has for a tag or digest; asked again when the line breaks."""
+        subject = self._reference.familiar
+        for cuts in itertools.count(1):
+            async with self._client.open(
+                "GET",
+                f"/v2/{self._reference.path}/manifests/{target}",
+                scope=self._scope,
+                operation="pull image",
+                subject=subject,
+                headers={"Accept": ", ".join(MANIFEST_TYPES)},
+            ) as response:
+                try:
+                    data = await read_bounded(response, MANIFEST_LIMIT_BYTES, "read manifest", subject)
+                    return data, response.headers.get("Content-Type", "")
+                except LINE_ERRORS as error:
+                    if cuts == _CUTS_IN_A_ROW:
+                        raise unavailable("pull image", subject, self._client.host, error) from error
+            await asyncio.sleep(pause_before(cuts))
+        raise AssertionError  # the loop returns or raises
 
     async def blob(self, wanted: Descriptor, advance: Callable[[int], None]) -> None:
         """Bring a blob in, or wait for whoever does; `advance` hears how much of it is in its file.

@@ -243,6 +243,8 @@ class TarReader:
         sparse: dict[bytes, list[bytes]] = {}
         for key, value in extensions.records:
             if key.startswith(_XATTR):
+                if b"\0" in key:
+                    raise broken(f"entry {entry.name[:200]!r} has an attribute with a NUL in its name")
                 if entry.xattrs is None:
                     entry.xattrs = {}
                 entry.xattrs[key[len(_XATTR) :].decode("utf-8", "surrogateescape")] = value

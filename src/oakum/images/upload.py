@@ -212,6 +212,7 @@ class Upload:
             subject=blob.digest,
             headers={"Content-Length": "0"},
             accept=(201, 204),
+            once=True,
         ):
             pass
 

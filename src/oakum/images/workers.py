@@ -96,7 +96,7 @@ class Worker:
         )
         with job.arrival.told_to(lambda available: self._send({"available": available})):
             while True:
-                message = await self._receive()
+                message = await self._receive(job.diff_id)
                 if "progress" in message:
                     progress(int(message["progress"]))
                 elif "done" in message:
@@ -129,7 +129,7 @@ class Worker:
         except BrokenPipeError:
             return  # it died; reading its answer says so
 
-    async def _receive(self) -> dict[str, Any]:
+    async def _receive(self, diff_id: str) -> dict[str, Any]:
         if self._reader is None:
             self._reader = asyncio.StreamReader(limit=_LINE_LIMIT)
             loop = asyncio.get_running_loop()
@@ -138,7 +138,13 @@ class Worker:
             self._transport, _ = await loop.connect_read_pipe(
                 lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
             )
-        line = await self._reader.readline()
+        try:
+            line = await self._reader.readline()
+        except ValueError as error:
+            cause = (
+                f"more than {_LINE_LIMIT} bytes of directories and links that only lower layers can settle"
+            )
+            raise DataLoss("unpack layer", f"layer {diff_id}", cause) from error
         if not line.endswith(b"\n"):
             # Its end of the pipe is closed, so it is ending.
             code = await asyncio.get_running_loop().run_in_executor(None, self._process.wait)

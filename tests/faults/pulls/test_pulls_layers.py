@@ -13,6 +13,7 @@ import pytest
 from oakum.errors import (
     DataLoss,
 )
+from oakum.images import workers as worker_module
 from oakum.images.layers import UnpackLimit
 from tests.faults.pulls.box import (
     BIG,
@@ -137,3 +138,13 @@ def test_garbage_in_place_of_a_tar(client: Client, fake: FakeRegistry) -> None:
     with pytest.raises(DataLoss, match="read tar"):
         client.pull(fake.address)
     client.assert_clean()
+
+
+def test_more_left_to_other_layers_than_a_pull_takes(
+    client: Client, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_LINE_LIMIT", 10_000)
+    links = [tar_entry(f"{'n' * 60}{number}", "h", "elsewhere", **OWNER) for number in range(500)]
+    fake.add(NAME, "1", build_image([make_layer(links)]))
+    with pytest.raises(DataLoss, match="only lower layers can settle"):
+        client.pull(fake.address)

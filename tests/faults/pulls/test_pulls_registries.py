@@ -228,6 +228,16 @@ def test_a_cut_line_is_resumed_where_it_broke(client: Client, fake: FakeRegistry
     client.assert_clean()
 
 
+def test_a_manifest_that_is_cut_is_asked_for_again(client: Client, fake: FakeRegistry) -> None:
+    image = simple_image()
+    fake.add(NAME, "1", image)
+    fake.fault("/manifests/", *[Fault(cut_after=20)] * 3)
+    assert client.pull(fake.address).manifest_digest == image.manifest.digest
+    fake.fault("/manifests/", *[Fault(cut_after=20)] * 60)
+    with pytest.raises(Unavailable, match="pull image"):
+        client.pull(fake.address)
+
+
 def test_a_server_that_ignores_ranges_still_serves_a_cut_blob(client: Client, fake: FakeRegistry) -> None:
     image = incompressible_image()
     fake.add(NAME, "1", image)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -49,6 +50,31 @@ def test_events_with_the_pod_and_its_containers(cri: CriClient, backend: MemoryB
     assert events[0].containers_statuses[0].state == pb.CONTAINER_CREATED
     stream.cancel()
     eventually(lambda: not backend.tells, "nothing watches for a client that has left")
+
+
+def test_nothing_watches_for_a_client_that_left_before_it_was_watched_for(
+    cri: CriClient, backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, watched = threading.Event(), threading.Event(), threading.Event()
+    watch = backend.watch_events
+
+    def slow(tell: Any) -> Any:
+        begun.set()
+        go_on.wait(60)
+        leave = watch(tell)
+        watched.set()
+        return leave
+
+    monkeypatch.setattr(backend, "watch_events", slow)
+    stream = cri.runtime.GetContainerEvents(pb.GetEventsRequest(), timeout=60)
+    try:
+        assert begun.wait(60)
+        stream.cancel()
+        for _ in range(3):  # answered after the server has heard of the end
+            cri.runtime.Version(pb.VersionRequest())
+    finally:
+        go_on.set()
+    eventually(lambda: watched.is_set() and not backend.tells, "nothing watches for a client that has left")
 
 
 def test_what_ends_the_watch_ends_the_stream_with_its_reason(

@@ -228,6 +228,12 @@ def test_extended_headers_without_end_are_refused() -> None:
         read(headers * 40, [512])
 
 
+def test_an_attribute_with_a_nul_in_its_name_is_refused() -> None:
+    headers = {"SCHILY.xattr.user.a\0b": "1"}
+    with pytest.raises(DataLoss, match="NUL in its name"):
+        read(make_layer([tar_entry("a", "f", b"", pax_headers=headers)]), [512])
+
+
 def test_a_tar_that_ends_behind_an_extended_header_is_refused() -> None:
     tar = make_layer([tar_entry("n" * 300, "f", b"x")])
     with pytest.raises(DataLoss, match="behind an extended header"):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from oakum.api.cri._proto import cri_pb2 as pb
 from oakum.api.cri.convert.events import write_event
@@ -77,7 +77,12 @@ class EventRpcs(RuntimeRpcs):
     ) -> AsyncIterator[pb.ContainerEventResponse]:
         """Events from now on; the header of the answer says that it is watched. Spec: CRI v1 GetContainerEvents."""
         backlog = Backlog()
-        leave = await self.calls.quick(self.runtime.watch_events, backlog.offer)
+        watching = asyncio.ensure_future(self.calls.quick(self.runtime.watch_events, backlog.offer))
+        try:
+            leave = await asyncio.shield(watching)
+        except asyncio.CancelledError:
+            watching.add_done_callback(_leave)  # it left meanwhile, and the call goes on
+            raise
         try:
             with self.calls.endless(backlog.end):
                 await context.send_initial_metadata(())
@@ -85,3 +90,8 @@ class EventRpcs(RuntimeRpcs):
                     yield write_event(await backlog.next())
         finally:
             leave()
+
+
+def _leave(watching: asyncio.Future[Callable[[], None]]) -> None:
+    if not watching.cancelled() and watching.exception() is None:
+        watching.result()()
