@@ -127,6 +127,22 @@ def test_a_container_in_anothers_network_has_its_addresses_and_names_and_outlive
     assert b"whose network it shares was removed" in done.stderr
 
 
+def test_a_container_is_found_by_its_new_name_here_and_by_its_neighbours(box: Box) -> None:
+    box("network", "create", "back")
+    for name in ("db", "web"):
+        box("run", "-d", "--name", name, "--network", "back", box.image, "sleep", "1000")
+    taken = box.full("rename", "db", "web")
+    assert taken.returncode == 125
+    assert b"has it" in taken.stderr
+    box("rename", "db", "store")
+    assert box("ps", "--format", "{{.Names}}").split() == ["web", "store"]
+    names = box("exec", "web", "cat", "/etc/hosts").split()
+    assert "store" in names
+    assert "db" not in names
+    box("rm", "-f", "store", "web")
+    box("network", "rm", "back")
+
+
 # registries
 
 
@@ -142,6 +158,7 @@ def test_a_login_opens_a_registry_until_logout(box: Box, tmp_path: Path) -> None
         assert not (tmp_path / "docker").exists()
         box(*login, stdin=b"pass:word\n", env=env)
         box("pull", "-q", image, env=env)
+        assert box("history", "--format", "{{.CreatedBy}}", image) == "test\n"
         box("logout", registry.address, env=env)
         refused = box.full("pull", "-q", image, env=env)
         assert refused.returncode == 1

@@ -53,6 +53,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "pause": Entry("oakum.cli.lifecycle:pause", _LIFE, "Freeze containers."),
     "unpause": Entry("oakum.cli.lifecycle:unpause", _LIFE, "Let frozen containers go on."),
     "update": Entry("oakum.cli.lifecycle:update", _LIFE, "Change limits of containers."),
+    "rename": Entry("oakum.cli.lifecycle:rename", _LIFE, "Give a container another name."),
     "rm": Entry("oakum.cli.lifecycle:rm", _LIFE, "Remove containers."),
     "image": Entry("oakum.cli.images:image", _NOUNS, "List, pull, push, tag, import and remove images."),
     "pod": Entry("oakum.cli.pods:pod", _NOUNS, "List, inspect, stop and remove pods."),
@@ -75,6 +76,7 @@ COMMANDS: Final[dict[str, Entry]] = {
 }
 # as docker has them
 ALSO: Final[dict[str, str]] = {
+    "history": "oakum.cli.history:history",
     "images": "oakum.cli.images:ls",
     "pull": "oakum.cli.images:pull",
     "push": "oakum.cli.images:push",

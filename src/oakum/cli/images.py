@@ -49,6 +49,7 @@ _LOOK: Final = "What is here"
     table={
         "ls": Entry(f"{_HERE}:ls", _LOOK, "List images."),
         "inspect": Entry(f"{_HERE}:inspect", _LOOK, "Say all there is to say about images."),
+        "history": Entry("oakum.cli.history:history", _LOOK, "Show the steps that an image was made in."),
         "tag": Entry(f"{_HERE}:tag", _LOOK, "Give an image a further name."),
         "rm": Entry(f"{_HERE}:rm", _LOOK, "Remove names, and images with their last name."),
         "prune": Entry(f"{_HERE}:prune", _LOOK, "Remove images that no container uses."),

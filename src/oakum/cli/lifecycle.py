@@ -234,6 +234,18 @@ def rm(session: Session, containers: tuple[str, ...], force: bool, ended: bool) 
     return each(session, tuple(status.id for status in found), remove, missing_is_fine=True)
 
 
+@click.command(
+    cls=TeachingCommand, examples=(("oakum rename web old-web", "make room for a new one of that name"),)
+)
+@click.argument("container", shell_complete=complete_container)
+@click.argument("name")
+@pass_session
+def rename(session: Session, container: str, name: str) -> int:
+    """Give a container another name, running or not; others in its networks find it by that one."""
+    session.namespace.rename_container(container, name)
+    return 0
+
+
 @click.command(cls=TeachingCommand, examples=(("oakum pause web", "stop the clock for it"),))
 @_containers
 @pass_session

@@ -142,6 +142,11 @@ class Images:
         record = self.need(image)
         return json.loads(self._context.content.read(record.config_digest, CONFIG_LIMIT_BYTES))
 
+    def layer_sizes(self, image: str) -> list[int]:
+        """What each layer of an image takes unpacked, the lowest first. Raises ImageNotFound."""
+        snapshotter = self._context.snapshotter
+        return [snapshotter.layer_usage(chain_id).used_bytes for chain_id in self.need(image).chain_ids]
+
     def inspect(self, image: str) -> dict[str, Any]:
         """All there is to say about an image. Raises ImageNotFound."""
         record = self.need(image)

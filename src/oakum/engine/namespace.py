@@ -258,6 +258,12 @@ class Namespace(Checkpointer):
         """
         self._containers.start(container_id)
 
+    def rename_container(self, container_id: str, name: str) -> None:
+        """Give a container of the command line another name; see `engine.renames` for what it raises."""
+        from oakum.engine.renames import rename  # of all calls only `oakum rename` needs it
+
+        rename(self._context, self._containers, container_id, name)
+
     def rearm_container(self, container_id: str) -> None:
         """Bring a container of the command line that has ended back to where it can be started; see `engine.again`.
 
@@ -554,6 +560,10 @@ class Namespace(Checkpointer):
     def image_document(self, image: str) -> dict[str, Any]:
         """The configuration of an image as its author wrote it. Raises ImageNotFound."""
         return self._images.document(image)
+
+    def image_layer_sizes(self, image: str) -> Sequence[int]:
+        """What each layer of an image takes unpacked, in bytes, the lowest first. Raises ImageNotFound."""
+        return self._images.layer_sizes(image)
 
     def inspect_image(self, image: str) -> dict[str, Any]:
         """All there is to say about an image, as plain JSON values. Raises ImageNotFound."""

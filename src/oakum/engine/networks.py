@@ -184,13 +184,28 @@ def naming(context: Context, record: SandboxRecord, hostname: str) -> Generator[
     ):
         yield
         return
-    with context.locks.holding(record.id):
-        builtin = context.network.builtin
-        builtin.owe(record.id, NETWORKS)
+    with context.locks.holding(record.id), renaming(context, record, hostname):
         yield
-        builtin.rename(record.id, _names(context, record, hostname))
-        write_names(context, own=record.id)
-        _paid(builtin, record.id)
+
+
+@contextmanager
+def renaming(context: Context, record: SandboxRecord, hostname: str) -> Generator[None]:
+    """Have a container be found by the names it has after the block. Its sandbox's lock is ours."""
+    if not (
+        os.path.exists(context.layout.network_database) and context.network.builtin.attachments_of(record.id)
+    ):
+        yield
+        return
+    builtin = context.network.builtin
+    builtin.owe(record.id, NETWORKS)
+    try:
+        yield
+    except OakumError:
+        _paid(builtin, record.id)  # it is called as before
+        raise
+    builtin.rename(record.id, _names(context, record, hostname))
+    write_names(context, own=record.id)
+    _paid(builtin, record.id)
 
 
 # connecting and disconnecting

@@ -314,6 +314,18 @@ class Store:
             )
             return cursor.rowcount == 1
 
+    def rename(self, container: ContainerRecord, sandbox: SandboxRecord) -> None:
+        """Replace both rows; the container's has a new name. Raises AlreadyExists: it is taken."""
+        with self.transaction():
+            try:
+                self._run(
+                    "UPDATE containers SET name_key = ?, data = ? WHERE id = ?",
+                    (container.name_key, _encode(container), container.id),
+                )
+            except sqlite3.IntegrityError as error:
+                raise AlreadyExists("rename", repr(container.name_key), "it is taken") from error
+            self.update_sandbox(sandbox)
+
     def delete_container(self, container_id: str) -> None:
         """Forget a container."""
         with self._guard:
