@@ -214,6 +214,7 @@ def test_a_container_goes_on_from_an_archive_and_from_an_image_of_one(lab: Lab, 
     asked = lab.container(
         "again", image=str(saved), command=(), user="0", mounts=(moved,), labels={"new": "yes"}
     )
+    asked = msgspec.structs.replace(asked, resources=Resources(oom_score_adj=77))
     lab.cri.remove_image(lab.image("busybox"))
     with lab.pod("after") as pod:
         for number, image in enumerate((str(saved), name)):
@@ -237,7 +238,10 @@ def test_a_container_goes_on_from_an_archive_and_from_an_image_of_one(lab: Lab, 
             lines = logged(lab, after)
             assert lines[0] > 3
             assert lines == list(range(lines[0], lines[0] + len(lines)))
-            assert lab.run(after, "sh", "-c", "test -e /etc/group || echo $SAID") == "then\n"
+            assert (
+                lab.run(after, "sh", "-c", "test -e /etc/group || echo $SAID; cat /proc/1/oom_score_adj")
+                == "then\n77\n"
+            )
             assert (tmp_path / "other/count").exists()
             assert not os.path.exists(f"{status.bundle_path}/checkpoint")
             assert lab.cri.container_status(after).state == "running"

@@ -19,7 +19,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from oakum.backend.config import ContainerConfig, Mount, NamespaceOptions, SecurityProfile
+from oakum.backend.config import ContainerConfig, Mount, NamespaceOptions, Resources, SecurityProfile
 from oakum.engine import checkpoints, container_restores, unarchive
 from oakum.engine.images import Images
 from oakum.errors import (
@@ -34,7 +34,7 @@ from oakum.errors import (
     Unimplemented,
 )
 from oakum.oci.runtime import criu, external
-from oakum.shim.restored import check_rights
+from oakum.shim.restored import check_rights, set_score
 from tests.conftest import Directories
 from tests.support.checkpoints import (
     CONTAINERD,
@@ -181,6 +181,25 @@ def test_rights_beyond_the_configuration_are_seen(lab: Lab) -> None:
         finally:
             for fd in joined.values():
                 os.close(fd)
+
+
+def test_a_score_of_its_own_stays_unless_another_one_is_wanted(lab: Lab) -> None:
+    with lab.pod("scores") as pod:
+        script = "sh -c 'echo 300 >/proc/self/oom_score_adj; exec sleep 600' & while :; do sleep 0.05; done"
+        container = lab.started(pod, script=script, resources=Resources(oom_score_adj=100))
+        first = lab.cri.container_status(container).pid
+        children = Path(f"/proc/{first}/task/{first}/children")
+
+        def scores(pids: list[int]) -> list[int]:
+            return [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in pids]
+
+        both = [first, int(eventually(lambda: children.read_text().split())[0])]
+        eventually(lambda: scores(both) == [100, 300])
+        for wanted in (None, 100):
+            assert set_score(wanted, first, both) == []
+            assert scores(both) == [100, 300]
+        assert set_score(200, first, both) == []
+        assert scores(both) == [200, 200]
 
 
 def test_a_pod_whose_restorer_was_killed_is_removed_by_recovery(lab: Lab) -> None:

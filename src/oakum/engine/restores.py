@@ -202,6 +202,6 @@ def _fixed(config: ContainerConfig) -> ContainerConfig:
         labels={},
         annotations={},
         log_path="",
-        resources=Resources(oom_score_adj=config.resources.oom_score_adj),
+        resources=Resources(),
         mounts=tuple(replace(mount, host_path="", image="") for mount in mounts),
     )

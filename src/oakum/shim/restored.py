@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from oakum.errors import FailedPrecondition, OakumError, SystemFailure, Unimplemented, from_dict
@@ -174,6 +175,7 @@ def _restored(around: _Around, pod: Pod, stdio: Stdio) -> Result:
     warnings += group.apply(cast("Any", rest))
     for found in group.processes():
         check_rights(found, spec, around.joined, filtered=bool(request.seccomp_bpf))
+    warnings += set_score((spec.get("process") or {}).get("oomScoreAdj"), pid, group.processes())
     told = _identity(pid)
     for fd in stdio:
         _own(fd, told["uid"])
@@ -322,6 +324,23 @@ def check_rights(pid: int, spec: Spec, joined: dict[str, int], *, filtered: bool
             lacks = f"not the {kind} namespace that it is to have"
     if lacks:
         raise FailedPrecondition(_OPERATION, f"pid {pid}", f"a process of the checkpoint has {lacks}")
+
+
+def set_score(wanted: int | None, first: int, pids: Sequence[int]) -> list[str]:
+    """Give processes this oom_score_adj, unless the first has it: a process of it may have one of its own; warnings.
+
+    Source: proc_pid_oom_score_adj(5).
+    """
+    with open(f"/proc/{first}/oom_score_adj", encoding="ascii") as file:
+        if wanted is None or int(file.read()) == wanted:
+            return []
+    try:
+        for pid in pids:
+            with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+                file.write(str(wanted))
+    except PermissionError:
+        return [f"oom_score_adj {wanted}: not permitted here"]  # lowering needs CAP_SYS_RESOURCE
+    return []
 
 
 def _host_namespace(name: str) -> int:

@@ -222,7 +222,7 @@ def test_what_runs_keeps_what_it_has() -> None:
         {"annotations": {"a": "b"}},
         {"log_path": "new.log"},
         {"image": "another/name:1"},
-        {"resources": Resources(memory_limit_bytes=1 << 30)},
+        {"resources": Resources(memory_limit_bytes=1 << 30, oom_score_adj=-900)},
         {"metadata": ContainerMetadata(name="c", attempt=3)},
     ):
         restores.check_container(was, msgspec.structs.replace(CONFIG, **change), "sha256:1")
@@ -234,7 +234,6 @@ def test_what_runs_keeps_what_it_has() -> None:
         {"no_new_privs": True},
         {"tty": True},
         {"mounts": (Mount(container_path="/x", host_path="/"),)},
-        {"resources": Resources(oom_score_adj=-900)},
     ):
         with pytest.raises(InvalidArgument, match=next(iter(change))):
             restores.check_container(was, msgspec.structs.replace(CONFIG, **change), "sha256:1")
