@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -170,6 +171,19 @@ def test_a_container_that_ignores_ctrl_c_goes_with_the_third(box: Box) -> None:
     assert box.containers() == []
 
 
+def doings(box: Box, pid: int) -> str:
+    """What somebody wants to know of a Ctrl-C that was not heeded: who waits for what, with which signals."""
+    rows = json.loads(box("ps", "-a", "--format", "json"))
+    found = [str(rows)]
+    for each in (pid, *(row["pid"] for row in rows if row["pid"])):
+        for name in ("cmdline", "wchan", "syscall", "status"):
+            lines = Path(f"/proc/{each}/{name}").read_text(errors="replace").replace("\0", " ").splitlines()
+            found += [
+                f"{each} {line}" for line in lines if name != "status" or line[:3] in ("Sig", "Shd", "Sta")
+            ]
+    return "\n".join(found)
+
+
 @pytest.mark.parametrize("delay_ms", [0, 40, 80, 110, 130, 150, 170, 200, 250, 320])
 def test_ctrl_c_at_any_moment_leaves_nothing(box: Box, delay_ms: int) -> None:
     process = box.start("run", "--rm", "--init", box.image, "sleep", "100")
@@ -180,7 +194,10 @@ def test_ctrl_c_at_any_moment_leaves_nothing(box: Box, delay_ms: int) -> None:
     except subprocess.TimeoutExpired as waited:
         # Python's own start, before ours, drops one that falls into a callback, and says so: users press again
         if b"KeyboardInterrupt" not in (waited.stderr or b""):
-            raise
+            said = doings(box, process.pid)
+            process.kill()
+            process.communicate()
+            pytest.fail(said)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=patient(10))
     # before Python has started it is the signal itself that ends it
