@@ -52,11 +52,11 @@ class Daemon:
             time.sleep(0.02)
 
     def stop(self, *, grace_s: float = 10.0) -> int:
-        """Ask it to end, kill it after `grace_s`; its exit code."""
+        """Ask it to end, kill it after `grace_s`, with patience; its exit code."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(grace_s)
+                self.process.wait(patient(grace_s))
             except subprocess.TimeoutExpired:
                 self.kill()
         return self.process.wait()
