@@ -7,13 +7,12 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from oakum.errors import InvalidArgument, ResourceExhausted, SystemFailure
-from oakum.streaming.requests import AttachRequest, ExecRequest, ForwardRequest, Wanted
+from oakum.streaming.requests import AttachRequest, ExecRequest, ForwardRequest, Request, Wanted
 from oakum.streaming.server import StreamingConfig, StreamingServer
 from oakum.streaming.tokens import Tokens
 from tests.support.local_source import LocalSource
@@ -63,12 +62,25 @@ def test_requests_that_are_no_streams_are_refused(server: StreamingServer) -> No
         assert sock.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
+class Aging(Tokens):
+    """Tokens of whom a test says how much time has gone by."""
+
+    gone_by_s = 0.0
+
+    def give(self, request: Request, now: float) -> str:
+        return super().give(request, now + self.gone_by_s)
+
+    def redeem(self, token: str, now: float) -> Request | None:
+        return super().redeem(token, now + self.gone_by_s)
+
+
 def test_tokens_run_out_and_there_are_only_so_many(source: LocalSource) -> None:
-    with StreamingServer(source, tokens=Tokens(ttl_s=1.0, limit=2)) as server:
+    tokens = Aging(ttl_s=600.0, limit=2)
+    with StreamingServer(source, tokens=tokens) as server:
         urls = [server.url(ECHO), server.url(ECHO)]
         with pytest.raises(ResourceExhausted):
             server.url(ECHO)
-        time.sleep(1.05)
+        tokens.gone_by_s = 600.0
         assert asked(urls[0]).status == 404
         assert Command(server.url(ECHO), "spdy4", stderr=False).finish().exit_code == 0
 
@@ -111,14 +123,14 @@ def test_streams_beyond_the_limit_are_refused_until_one_ends(source: LocalSource
 
 @pytest.mark.parametrize("protocol", ["spdy4", "v5.channel.k8s.io"])
 def test_a_stream_on_which_nothing_moves_is_ended(source: LocalSource, protocol: str) -> None:
-    with StreamingServer(source, StreamingConfig(idle_timeout_s=1.0)) as server:
-        script = "for i in 1 2 3 4 5 6; do sleep 0.2; echo $i; done; exec sleep 60"
+    with StreamingServer(source, StreamingConfig(idle_timeout_s=1.6)) as server:
+        script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2; echo $i; done; exec sleep 60"
         client = Command(
             server.url(ExecRequest("c", ("sh", "-c", script), Wanted(stdout=True))), protocol, stderr=False
         )
         done = client.finish()
         # it moved for longer than the limit, and then it did not
-        assert done.stdout == b"1\n2\n3\n4\n5\n6\n"
+        assert done.stdout == b"1\n2\n3\n4\n5\n6\n7\n8\n9\n"
         assert "nothing moved" in done.status["message"]
 
 
