@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import tarfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from oakum.backend.config import AuthConfig, Mount
+from oakum.daemon.handover import to_docker
 from oakum.engine.engine import Engine
 from oakum.errors import AlreadyExists, FailedPrecondition, ImageNotFound, InvalidArgument, OakumError
 from tests.support.engines import Lab, clear, together
@@ -261,3 +267,27 @@ def test_space(lab: Lab) -> None:
     (usage,) = lab.cri.image_filesystems()
     assert usage.used_bytes > 1_000_000
     assert usage.inodes_used > 20
+
+
+def test_an_image_that_docker_lacks_is_handed_over_to_it(lab: Lab, tmp_path: Path) -> None:
+    name = push(lab, "handed", "over")
+    image_id = lab.cri.pull_image(name)
+    loaded, tags = io.BytesIO(), list[tuple[str, str]]()
+
+    class Docker:
+        def load(self, archive: Iterator[bytes]) -> None:
+            loaded.writelines(archive)
+
+        def tag(self, image: str, name: str) -> None:
+            tags.append((image, name))
+
+    to_docker(lab.cri, cast("Any", Docker()), name, directory=str(tmp_path / "spool"))
+    assert tags == [(image_id, name)]
+    loaded.seek(0)
+    with tarfile.open(fileobj=loaded) as archive:
+        listed = archive.extractfile("manifest.json")
+        assert listed is not None
+        (image,) = json.load(listed)
+        assert image["Config"] == f"{image_id.removeprefix('sha256:')}.json"
+        assert {image["Config"], *image["Layers"]} < set(archive.getnames())
+    assert os.listdir(tmp_path / "spool") == []

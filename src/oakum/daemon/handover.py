@@ -38,7 +38,7 @@ def to_docker(namespace: Namespace, docker: Images, image: str, *, directory: st
     """Bring an image of the native store, with all of its tags, to Docker. Raises ImageNotFound, OakumError."""
     found = _need(namespace.image_status(image), image)
     with _spool(directory) as file:
-        namespace.export_images([found.id], f"/proc/self/fd/{file.fileno()}", archive_format="docker")
+        namespace.export_images([found.id], file, archive_format="docker")
         file.seek(0)
         docker.load(_pieces(file))
     for name in found.repo_tags:

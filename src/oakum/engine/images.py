@@ -290,10 +290,11 @@ class Images:
                     found.add(other.path)
         return sorted(found)
 
-    def export_archive(self, names: Sequence[str], path: str, *, archive_format: str) -> None:
-        """Write images as an archive; a file appears only when it is complete."""
+    def export_archive(self, names: Sequence[str], path: str | BinaryIO, *, archive_format: str) -> None:
+        """Write images as an archive, also to an open file; one by path appears only when it is complete."""
         from oakum.images.archive import export_archive  # as for imports
         from oakum.images.archived import ExportedImage
+        from oakum.images.content import storage_error
 
         if archive_format not in ("oci", "docker"):
             raise InvalidArgument(
@@ -315,6 +316,13 @@ class Images:
             if path == "-":
                 export_archive(images, sys.stdout.buffer, content=self._context.content, form=archive_format)
                 sys.stdout.buffer.flush()
+                return
+            if not isinstance(path, str):
+                try:
+                    export_archive(images, path, content=self._context.content, form=archive_format)
+                    path.flush()
+                except OSError as error:
+                    raise storage_error(error, "write archive", "an open file") from error
                 return
             partial = f"{path}.partial-{os.getpid()}"
             try:

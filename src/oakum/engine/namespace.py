@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from oakum.backend.config import (
     BUILT_IN,
@@ -549,8 +549,10 @@ class Namespace(Checkpointer):
         """Read images from an OCI layout or docker archive; `path` "-" is standard input."""
         return self._images.import_archive(path, progress=progress)
 
-    def export_images(self, names: Sequence[str], path: str, *, archive_format: str = "oci") -> None:
-        """Write images as an archive, "oci" or "docker"; `path` "-" is standard output."""
+    def export_images(
+        self, names: Sequence[str], path: str | BinaryIO, *, archive_format: str = "oci"
+    ) -> None:
+        """Write images as an archive, "oci" or "docker"; `path` is a file's or an open file, "-" standard output."""
         self._images.export_archive(names, path, archive_format=archive_format)
 
     def image_config(self, image: str) -> ImageConfig:
