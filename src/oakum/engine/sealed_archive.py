@@ -68,7 +68,7 @@ def opened_file(layout: Layout, path: str) -> Generator[Archive]:
         PermissionDenied: it was not sealed with this host's key.
         DataLoss: it is damaged.
     """
-    subject = f"checkpoint {path[:128]!r}"
+    subject = f"image {path[:128]!r}"
     try:
         fd = Fd(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except FileNotFoundError as failure:
@@ -95,7 +95,7 @@ def opened_file(layout: Layout, path: str) -> Generator[Archive]:
 @contextmanager
 def opened_directory(layout: Layout, path: str, subject: str) -> Generator[Archive]:
     """An archive that lies unpacked in a directory, with whatever else is in there. Raises as above."""
-    subject = f"checkpoint {subject[:128]!r}"
+    subject = f"image {subject[:128]!r}"
     try:
         directory = Fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as failure:
@@ -147,6 +147,8 @@ def _beginning(layout: Layout, fd: Fd, subject: str) -> ArchiveFacts:
             reader.feed(piece)
             if found.over:
                 break
+        else:
+            reader.finish()
     except DataLoss as failure:
         if not found.over:
             raise InvalidArgument(

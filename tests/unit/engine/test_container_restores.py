@@ -203,6 +203,7 @@ def test_what_else_this_host_has_sealed_is_no_archive(saved: Saved) -> None:
         ("a\0b", InvalidArgument, "path"),
         ("pipe", InvalidArgument, "not a file"),
         ("text", InvalidArgument, "not an archive"),
+        ("little", InvalidArgument, "not an archive"),
         ("empty", PermissionDenied, "key"),
         ("others.tar", PermissionDenied, "key"),
         ("huge.tar", PermissionDenied, "key"),
@@ -211,6 +212,7 @@ def test_what_else_this_host_has_sealed_is_no_archive(saved: Saved) -> None:
 def test_a_path_of_no_archive_of_ours(saved: Saved, path: str, error: type[OakumError], said: str) -> None:
     os.mkfifo(saved.path / "pipe")
     (saved.path / "text").write_text("not a tar\n" * 100)
+    (saved.path / "little").write_text("{}")
     (saved.path / "empty").touch()
     with tarfile.open(saved.path / "others.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("config.dump"))
