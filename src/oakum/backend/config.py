@@ -206,7 +206,8 @@ class ContainerConfig(Struct, frozen=True, kw_only=True):
 
     `image` is any reference or id; `command` replaces the image's entrypoint and `args` its command, as in CRI.
     `user` is "uid", "uid:gid", "name" or "name:group"; empty means the image's. `seccomp`, `apparmor` of None
-    mean "not said" (unconfined for CRI callers, the default profile for `oakum run`).
+    mean "not said" (unconfined for CRI callers, the default profile for `oakum run`). `restart` is a policy as
+    `model.restarts` reads it, for a container with a sandbox of its own; "": none.
     """
 
     metadata: ContainerMetadata
@@ -244,6 +245,7 @@ class ContainerConfig(Struct, frozen=True, kw_only=True):
     selinux: SELinuxOptions | None = None
     stop_signal: str = ""
     init: bool = False
+    restart: str = ""
 
 
 class AuthConfig(Struct, frozen=True, kw_only=True):

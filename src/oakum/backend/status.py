@@ -34,7 +34,10 @@ class ContainerUser(Struct, frozen=True, kw_only=True):
 
 
 class ContainerStatus(Struct, frozen=True, kw_only=True):
-    """A container, as found on disk. `resources` are those in force, updates included."""
+    """A container, as found on disk. `resources` are those in force, updates included.
+
+    `restarting`: it has ended, and its policy has it started again, now or after a pause; `restart_count` is how often that was done.
+    """
 
     id: str
     sandbox_id: str
@@ -56,6 +59,8 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...] = ()
     cgroup_path: str = ""
     bundle_path: str = ""
+    restarting: bool = False
+    restart_count: int = 0
 
 
 class SandboxFilter(Struct, frozen=True, kw_only=True):

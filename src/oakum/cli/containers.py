@@ -43,6 +43,10 @@ _COLUMNS: Final = (
 
 def status_words(status: ContainerStatus, *, now_ns: int) -> str:
     """The state as docker's users read it: "Up 3 minutes", "Exited (1) 2 hours ago"."""
+    if status.restarting:
+        # Once the way back has begun, the last end is not known any more.
+        since = text.human_age(status.finished_at_ns, now_ns=now_ns) if status.finished_at_ns else ""
+        return f"Restarting ({status.exit_code}) {since}" if since else "Restarting"
     if status.state == "running":
         return "Up " + text.human_duration((now_ns - status.started_at_ns) / 1e9)
     if status.state == "paused":
@@ -74,7 +78,7 @@ def container_row(status: ContainerStatus, sandbox: SandboxStatus | None) -> dic
         "image": status.config.user_specified_image or status.config.image,
         "image_id": status.image_id,
         "command": list(status.argv),
-        "state": status.state,
+        "state": text.shown_state(status),
         "exit_code": status.exit_code if status.state == "exited" else None,
         "reason": status.reason,
         "created_at": text.iso_time(status.created_at_ns),
@@ -114,7 +118,7 @@ def _table_row(
 def _matches(status: ContainerStatus, *, states: tuple[str, ...], labels: dict[str, str], name: str) -> bool:
     kept = status.config.labels
     return (
-        (not states or status.state in states)
+        (not states or text.shown_state(status) in states)
         and all(key in kept and (not value or kept[key] == value) for key, value in labels.items())
         and name in status.config.metadata.name
     )
@@ -124,7 +128,7 @@ _FILTERS: Final[dict[str, Callable[[ContainerStatus, str], bool]]] = {
     "name": lambda status, value: value.lstrip("/") in status.config.metadata.name,
     "id": lambda status, value: status.id.startswith(value),
     "label": lambda status, value: _has_label(status.config.labels, value),
-    "status": lambda status, value: status.state == value,
+    "status": lambda status, value: text.shown_state(status) == value,
     "ancestor": lambda status, value: (
         value in (status.config.image, status.config.user_specified_image, status.image_id)
     ),
@@ -177,7 +181,7 @@ def _passes(status: ContainerStatus, wanted: dict[str, list[str]]) -> bool:
     "--status",
     "states",
     multiple=True,
-    type=click.Choice(["created", "running", "paused", "exited", "unknown"]),
+    type=click.Choice(["created", "running", "paused", "restarting", "exited", "unknown"]),
     help="Only those in this state.",
 )
 @click.option(
@@ -210,7 +214,7 @@ def ps(
     last = 1 if latest else last
     wanted = _parse_filters(filters)
     if not states and not everything and not last and "status" not in wanted:
-        states = ("running", "paused")
+        states = ("running", "paused", "restarting")
     labels = parse_pairs("--label", label)
     found = [
         status

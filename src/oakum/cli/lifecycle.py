@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from oakum.cli import foreground
+from oakum.cli import foreground, text
 from oakum.cli.complete import complete_container
 from oakum.cli.flags.request import ANNOTATION_REMOVE, ANNOTATION_STOP_TIMEOUT, resources_of
 from oakum.cli.lazy import TeachingCommand
 from oakum.cli.report import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, report, run_exit_code
-from oakum.cli.run_options import LIMIT_OPTIONS, with_options
+from oakum.cli.run_options import LIMIT_OPTIONS, restart_option, with_options
 from oakum.cli.session import Session, pass_session
 from oakum.cli.signals import SignalQueue
 from oakum.errors import FailedPrecondition, InvalidArgument, NotFound, OakumError
+from oakum.model.restarts import parse_policy
 from oakum.model.signals import parse_signal
 
 if TYPE_CHECKING:
@@ -219,18 +220,18 @@ def rm(session: Session, containers: tuple[str, ...], force: bool, ended: bool) 
         raise InvalidArgument("remove containers", "", "name containers, or give --ended")
 
     def remove(status: ContainerStatus) -> None:
-        if status.state in ("running", "paused") and not force:
+        if (status.state in ("running", "paused") or status.restarting) and not force:
             raise FailedPrecondition(
                 "remove container",
                 status.config.metadata.name,
-                f"it is {status.state}",
+                f"it is {text.shown_state(status)}",
                 hint="stop it first, or use -f",
             )
         session.namespace.remove_container(status.id)
 
     if not ended:
         return each(session, containers, remove, missing_is_fine=force)
-    found = [status for status in session.namespace.list_containers() if status.state == "exited"]
+    found = [status for status in session.namespace.list_containers() if text.shown_state(status) == "exited"]
     return each(session, tuple(status.id for status in found), remove, missing_is_fine=True)
 
 
@@ -272,20 +273,31 @@ def wait(session: Session, containers: tuple[str, ...]) -> int:
 
 @click.command(
     cls=TeachingCommand,
-    examples=(("oakum update --memory 1g --cpus 2 web", "more room, without a restart"),),
+    examples=(
+        ("oakum update --memory 1g --cpus 2 web", "more room, without a restart"),
+        ("oakum update --restart unless-stopped web", "from now on it comes back"),
+    ),
 )
 @with_options(LIMIT_OPTIONS)
+@restart_option
 @_containers
 @pass_session
 def update(session: Session, containers: tuple[str, ...], **options: Any) -> int:
-    """Change limits of containers; what is not given stays as it is."""
+    """Change limits and the restart policy of containers; what is not given stays as it is."""
+    policy: str | None = options["restart"]
     resources = resources_of({**options, "oom_score_adj": None})
-    if resources == type(resources)():
+    limited = resources != type(resources)()
+    if not limited and policy is None:
         raise InvalidArgument(
-            "update containers", " ".join(containers), "no limit is given", hint="try --memory 512m"
+            "update containers", " ".join(containers), "nothing is given", hint="try --memory 512m"
         )
 
     def change(status: ContainerStatus) -> None:
-        session.namespace.update_container_resources(status.id, resources)
+        if policy is not None:
+            if parse_policy(policy).to_text() and ANNOTATION_REMOVE in status.config.annotations:
+                raise InvalidArgument("parse --restart", repr(policy), "the container was made with --rm")
+            session.namespace.change_restart_policy(status.id, policy)
+        if limited:
+            session.namespace.update_container_resources(status.id, resources)
 
     return each(session, containers, change)

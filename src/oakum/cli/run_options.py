@@ -67,12 +67,20 @@ LIMIT_OPTIONS: Final[tuple[Function, ...]] = (
     ),
 )
 
+restart_option = _text(
+    "--restart",
+    metavar="POLICY",
+    text="After its end: no, on-failure[:N], always, unless-stopped.",
+    section="Basics",
+)
+
 _BASIC: Final[tuple[Function, ...]] = (
     _flag("-d", "--detach", text="Run in the background and write the id.", section="Basics"),
     _flag("-i", "--interactive", text="Keep standard input open.", section="Basics"),
     _flag("-t", "--tty", text="Give it a terminal.", section="Basics"),
     _flag("--rm", text="Remove it when it has ended.", section="Basics"),
     _text("--name", metavar="NAME", text="Its name; else two words are drawn.", section="Basics"),
+    restart_option,
     click.option(
         "--pull",
         cls=SectionOption,

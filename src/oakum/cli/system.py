@@ -148,14 +148,14 @@ class _Prune:
         alone = {s.id for s in self._namespace.list_sandboxes() if s.config.owner == "container"}
 
         def remove(container_id: str) -> None:
-            if self._namespace.find_container(container_id).state not in _ENDED:
+            if text.shown_state(self._namespace.find_container(container_id)) not in _ENDED:
                 raise FailedPrecondition("remove container", container_id[:12], "it was started meanwhile")
             self._namespace.remove_container(container_id)
 
         ended = [
             (status.id, status.config.metadata.name)
             for status in self._namespace.list_containers()
-            if status.state in _ENDED and status.sandbox_id in alone
+            if text.shown_state(status) in _ENDED and status.sandbox_id in alone
         ]
         self._each("container", ended, remove)
 

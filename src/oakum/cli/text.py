@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from oakum.backend.status import ContainerStatus
 
 _SIZE_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 _BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -87,3 +90,8 @@ def printable(text: str) -> str:
 def shorten(text: str, length: int) -> str:
     """`text` cut to `length` characters, with an ellipsis at the cut."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def shown_state(status: ContainerStatus) -> str:
+    """The state in docker's words: what has ended and is about to run again is "restarting"."""
+    return "restarting" if status.restarting else status.state

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from oakum.cli import text
+from oakum.model.restarts import parse_policy
 
 if TYPE_CHECKING:
     from oakum.backend.config import ContainerConfig, Mount
@@ -75,7 +76,7 @@ def container_line(
         "CreatedAt": _moment(status.created_at_ns),
         "RunningFor": text.human_age(status.created_at_ns, now_ns=now_ns),
         "Ports": ports,
-        "State": status.state,
+        "State": text.shown_state(status),
         "Status": words,
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
         "Label": label,
@@ -128,6 +129,7 @@ def container(
     names = [place["network"] for place in found["networks"]]
     first = places[0] if places else _place({})
     ended = status.state == "exited"
+    policy = parse_policy(config.restart)
     return {
         **found,
         "Id": status.id,
@@ -137,11 +139,13 @@ def container(
         "Name": f"/{config.metadata.name}",
         "Image": status.image_id,
         "LogPath": status.log_path,
+        "RestartCount": status.restart_count,
         "Platform": "linux",
         "State": {
-            "Status": status.state,
-            "Running": status.state in ("running", "paused"),
+            "Status": text.shown_state(status),
+            "Running": status.state in ("running", "paused") or status.restarting,  # as docker has it
             "Paused": status.state == "paused",
+            "Restarting": status.restarting,
             "OOMKilled": status.reason == "OOMKilled",
             "Pid": status.pid,
             "ExitCode": status.exit_code,
@@ -166,6 +170,7 @@ def container(
         "HostConfig": {
             "NetworkMode": _networks(sandbox)[0] if sandbox else "",
             "PortBindings": _ports(sandbox, bound_only=True),
+            "RestartPolicy": {"Name": policy.name, "MaximumRetryCount": policy.max_retries},
             "Privileged": config.privileged,
             "ReadonlyRootfs": config.readonly_rootfs,
             "Memory": status.resources.memory_limit_bytes or 0,

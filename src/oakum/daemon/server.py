@@ -28,6 +28,7 @@ from oakum.daemon.config import Config
 from oakum.daemon.listen import SocketOwner, bind, check_socket_path, only_server
 from oakum.daemon.logs import set_level, set_up_logs
 from oakum.daemon.notify import ServiceManager
+from oakum.daemon.restarts import RestartsOwed
 from oakum.errors import OakumError
 from oakum.network.settings import from_environment
 from oakum.shim.starter import hold_zygote
@@ -81,6 +82,7 @@ def serve(config: Config, reload: Callable[[], Config] | None = None) -> None:
                 log.info("recovered", extra={"fields": {"what": line}})
             settings = network or from_environment(os.environ)
             with (
+                RestartsOwed(engine),
                 opened(config, engine, settings) as backend,
                 StreamingServer(backend, StreamingConfig(**structs.asdict(config.streaming))) as streams,
             ):

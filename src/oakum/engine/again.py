@@ -42,7 +42,12 @@ def rearm(context: Context, sandboxes: Sandboxes, containers: Containers, contai
         if sandbox.phase != "ready" or not shim_lives(sandbox):
             sandboxes.revive(sandbox)
         if record.phase != "created":
-            _reset(context, containers, containers.need(found.id))
+            reset(context, containers, containers.need(found.id))
+        elif record.restart_count or record.stopped_by_user:
+            # It was stopped between two steps of a restart.
+            context.store.update_container(
+                msgspec.structs.replace(record, restart_count=0, restart_delay_s=0.0, stopped_by_user=False)
+            )
 
 
 def _check(record: ContainerRecord, sandbox: SandboxRecord, state: str) -> None:
@@ -58,7 +63,15 @@ def _check(record: ContainerRecord, sandbox: SandboxRecord, state: str) -> None:
         )
 
 
-def _reset(context: Context, containers: Containers, record: ContainerRecord) -> None:
+def reset(
+    context: Context,
+    containers: Containers,
+    record: ContainerRecord,
+    *,
+    restart_count: int = 0,
+    restart_delay_s: float = 0.0,
+) -> None:
+    """Make a container that has ended one that was not started. Both locks are the caller's. Idempotent."""
     # The end stays in the row until the very last step, so that between any two the container is one that has ended.
     record = pods.settle(context, record)
     containers.forget_in_shim(record)
@@ -77,5 +90,8 @@ def _reset(context: Context, containers: Containers, record: ContainerRecord) ->
             user=None,
             warnings=(),
             restored_from="",
+            restart_count=restart_count,
+            restart_delay_s=restart_delay_s,
+            stopped_by_user=False,
         )
     )

@@ -18,6 +18,7 @@ from oakum.engine.context import Context
 from oakum.engine.states import container_state, container_status, read_exit, shim_lives, shim_seems_alive
 from oakum.engine.store.records import ContainerRecord, ExitFacts, plain
 from oakum.errors import FailedPrecondition, InvalidArgument, NotFound
+from oakum.model import restarts
 from oakum.model.ids import is_id, resolve_prefix
 
 
@@ -118,7 +119,9 @@ class Catalog:
         with store.transaction():
             for record in ended:
                 now = store.container(record.id)
-                if now is not None and now.exit is None and now.phase == "started":
+                # It may have been started again since its end was read.
+                same = now is not None and now.started_at_ns == record.started_at_ns
+                if now is not None and same and now.exit is None and now.phase == "started":
                     store.update_container(msgspec.structs.replace(now, exit=record.exit))
 
     def _status(self, record: ContainerRecord, *, exact: bool) -> ContainerStatus:
@@ -144,9 +147,17 @@ class Catalog:
         state = self.state(record)
         if state == "running" or (paused and state == "paused"):
             return record
+        if self.is_restarting(record):
+            raise FailedPrecondition(
+                operation, record.id[:12], "the container is restarting", hint="wait until it runs"
+            )
         raise FailedPrecondition(
             operation, record.id[:12], f"the container is {state}", hint="it must be running"
         )
+
+    def is_restarting(self, record: ContainerRecord) -> bool:
+        """Whether it has ended, and its policy is about to have it started again."""
+        return bool(record.config.restart) and self._status(record, exact=True).restarting
 
     def inspect(self, text: str) -> dict[str, Any]:
         """All there is to say about a container."""
@@ -157,6 +168,7 @@ class Catalog:
         return {
             "status": plain(status),
             "phase": record.phase,
+            "restart": {"policy": record.config.restart or restarts.NO, "count": record.restart_count},
             "warnings": list(record.warnings),
             "networks": networks.describe(self._context, sandbox) if sandbox is not None else [],
             "image": {"manifest_digest": record.manifest_digest, "chain_id": record.chain_id},

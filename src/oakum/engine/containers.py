@@ -15,7 +15,7 @@ import msgspec
 
 from oakum.backend.config import ContainerConfig, Resources, SandboxConfig
 from oakum.backend.status import ContainerUser
-from oakum.engine import creation, pods, scopes
+from oakum.engine import creation, pods, scopes, user_stops
 from oakum.engine.catalog import Catalog
 from oakum.engine.context import Context
 from oakum.engine.images import Images
@@ -24,6 +24,7 @@ from oakum.engine.logs import LogLine, read_log
 from oakum.engine.sandboxes import Sandboxes
 from oakum.engine.spec import resources as limits
 from oakum.engine.states import (
+    failed_start,
     read_exit,
     shim_lives,
 )
@@ -31,7 +32,6 @@ from oakum.engine.store import headroom
 from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
 from oakum.errors import (
     AlreadyExists,
-    CommandNotRunnable,
     DeadlineExceeded,
     FailedPrecondition,
     ImageNotFound,
@@ -53,8 +53,6 @@ _Config = TypeVar("_Config", SandboxConfig, ContainerConfig)
 
 _CREATE_WAIT_S: Final = 120.0
 _POLL_S: Final = 0.02
-# What containerd reports for a container whose set-up failed before its command was tried.
-_SETUP_FAILED: Final = 128
 _SIGKILL: Final = 9
 
 
@@ -210,14 +208,17 @@ class Containers(Catalog):
 
     def start(self, container_id: str) -> None:
         """Start a created container."""
+        self._start(container_id, self._create_and_start)
 
-        def steps(client: ShimClient, request: ContainerRequest) -> Created:
-            if not request.images and not scopes.is_scope(self.need(container_id)):
-                return client.create_and_start(request)
-            created = self._create_in_scope(client, request)
-            return created._replace(started_at_ns=client.start(request.container_id))
+    def start_locked(self, record: ContainerRecord) -> None:
+        """As `start`; the lock is the caller's."""
+        self._start_locked(record, self._create_and_start)
 
-        self._start(container_id, steps)
+    def _create_and_start(self, client: ShimClient, request: ContainerRequest) -> Created:
+        if not request.images and not scopes.is_scope(self.need(request.container_id)):
+            return client.create_and_start(request)
+        created = self._create_in_scope(client, request)
+        return created._replace(started_at_ns=client.start(request.container_id))
 
     def start_together(self, container_ids: Sequence[str]) -> None:
         """Start created containers; all are there before the first instruction of one."""
@@ -250,7 +251,7 @@ class Containers(Catalog):
 
         def steps(client: ShimClient, request: ContainerRequest) -> Created:
             created = self._create_in_scope(client, request)
-            with self._connect(sandbox_id) as second:
+            with self.connect(sandbox_id) as second:
                 streams.append(second.attach(request.container_id, stdin=stdin, backpressure=backpressure))
             if rows and columns and request.tty:
                 client.resize(request.container_id, rows, columns)
@@ -271,51 +272,56 @@ class Containers(Catalog):
             record = self.need(found.id)
             if lock.waited and record.started_at_ns >= asked_at_ns:
                 return  # a retry: the first try has done it
-            sandbox = self._sandbox_of(record)
-            if record.phase == "starting":
-                # Who began this is dead or gave up waiting, or we would not have the lock.
-                record = self.finish_start(record)
-            state = self.state(record)
-            if state != "created" or record.phase != "created":
-                raise FailedPrecondition(
-                    "start container",
-                    record.id[:12],
-                    f"it is {state}",
-                    hint="a pod's container is started once",
-                )
-            if sandbox.phase != "ready" or not shim_lives(sandbox):
-                raise FailedPrecondition("start container", record.id[:12], "its sandbox is not ready")
-            if sandbox.config.network_of:
-                from oakum.engine.joins import check  # as above
+            self._start_locked(record, steps)
 
-                check(self._context, sandbox)
-            request = creation.shim_request(self._context, sandbox, record)
-            starting = msgspec.structs.replace(record, phase="starting")
-            self._context.store.update_container(starting)
-            try:
-                with self._connect(sandbox.id) as client:
-                    created = steps(client, request)
-            except (DeadlineExceeded, Unavailable):
-                # How far it came is not known: only the shim or the disk can say, now or later.
-                if not shim_lives(sandbox):
-                    pods.settle(self._context, starting)
-                raise
-            except OakumError as error:
-                self._start_failed(starting, error)
-                raise
-            if record.restored_from:
-                creation.forget_images(self._context, record)
-            self._context.store.update_container(
-                msgspec.structs.replace(
-                    starting,
-                    phase="started",
-                    restored_from="",
-                    pid=created.pid,
-                    started_at_ns=created.started_at_ns,
-                    warnings=created.warnings,
-                    user=ContainerUser(uid=created.uid, gid=created.gid, supplemental_groups=created.groups),
-                )
+    def _start_locked(
+        self, record: ContainerRecord, steps: Callable[[ShimClient, ContainerRequest], Created]
+    ) -> None:
+        sandbox = self._sandbox_of(record)
+        if record.phase == "starting":
+            # Who began this is dead or gave up waiting, or we would not have the lock.
+            record = self.finish_start(record)
+        state = self.state(record)
+        if state != "created" or record.phase != "created":
+            raise FailedPrecondition(
+                "start container",
+                record.id[:12],
+                f"it is {state}",
+                hint="a pod's container is started once",
             )
+        if sandbox.phase != "ready" or not shim_lives(sandbox):
+            raise FailedPrecondition("start container", record.id[:12], "its sandbox is not ready")
+        if sandbox.config.network_of:
+            from oakum.engine.joins import check  # as above
+
+            check(self._context, sandbox)
+        request = creation.shim_request(self._context, sandbox, record)
+        starting = msgspec.structs.replace(record, phase="starting")
+        self._context.store.update_container(starting)
+        try:
+            with self.connect(sandbox.id) as client:
+                created = steps(client, request)
+        except (DeadlineExceeded, Unavailable):
+            # How far it came is not known: only the shim or the disk can say, now or later.
+            if not shim_lives(sandbox):
+                pods.settle(self._context, starting)
+            raise
+        except OakumError as error:
+            self._start_failed(starting, error)
+            raise
+        if record.restored_from:
+            creation.forget_images(self._context, record)
+        self._context.store.update_container(
+            msgspec.structs.replace(
+                starting,
+                phase="started",
+                restored_from="",
+                pid=created.pid,
+                started_at_ns=created.started_at_ns,
+                warnings=created.warnings,
+                user=ContainerUser(uid=created.uid, gid=created.gid, supplemental_groups=created.groups),
+            )
+        )
 
     def finish_start(self, record: ContainerRecord) -> ContainerRecord:
         """Find out how far a start has come whose caller is gone: ended, running, or not begun. The lock is ours.
@@ -326,8 +332,8 @@ class Containers(Catalog):
         if read_exit(self._context.layout.bundle(record.id)) is None:
             sandbox = self._sandbox_of(record)
             if shim_lives(sandbox):
-                with self._connect(record.sandbox_id) as client:
-                    found = _ask_shim(client, record, self._context.layout.bundle(record.id))
+                with self.connect(record.sandbox_id) as client:
+                    found = pods.ask_shim(client, record, self._context.layout.bundle(record.id))
                 self._context.store.update_container(found)
                 return found
         return pods.settle(self._context, record)
@@ -337,17 +343,7 @@ class Containers(Catalog):
         bundle = self._context.layout.bundle(record.id)
         ended = read_exit(bundle)
         if ended is None:
-            now = time.time_ns()
-            code = error.exit_code if isinstance(error, CommandNotRunnable) else _SETUP_FAILED
-            ended = ExitFacts(
-                exit_code=code,
-                signal=0,
-                oom_killed=False,
-                started_at_ns=0,
-                finished_at_ns=now,
-                reason="StartError",
-                message=str(error),
-            )
+            ended = failed_start(error, time.time_ns())
             pods.write_exit(bundle, ended)
         if record.restored_from:
             creation.forget_images(self._context, record)
@@ -355,7 +351,8 @@ class Containers(Catalog):
             msgspec.structs.replace(record, phase="started", exit=ended, restored_from="")
         )
 
-    def _connect(self, sandbox_id: str) -> ShimClient:
+    def connect(self, sandbox_id: str) -> ShimClient:
+        """A connection to a sandbox's shim. Raises Unavailable."""
         from oakum.shim.client import ShimClient  # only what changes something talks to a shim
 
         return ShimClient.connect(self._context.layout.pod(sandbox_id))
@@ -369,12 +366,14 @@ class Containers(Catalog):
     # ending
 
     def stop(self, container_id: str, *, timeout_s: float) -> None:
-        """Stop signal, grace, kill; succeeds for what is not running. Takes no lock: it may wait for long."""
+        """Stop signal, grace, kill; succeeds for what is not running. Keeps no lock: it may wait for long."""
         record = self.lookup(container_id)
+        if record is not None and record.config.restart:
+            record = user_stops.note(self._context, record)
         if record is None or self.state(record) not in ("running", "paused"):
             return
         try:
-            with self._connect(record.sandbox_id) as client:
+            with self.connect(record.sandbox_id) as client:
                 if record.paused:
                     client.resume(record.id)
                     self._context.store.update_container(msgspec.structs.replace(record, paused=False))
@@ -425,7 +424,7 @@ class Containers(Catalog):
         sandbox = self._context.store.sandbox(record.sandbox_id)
         if sandbox is not None and shim_lives(sandbox):
             try:
-                with self._connect(record.sandbox_id) as client:
+                with self.connect(record.sandbox_id) as client:
                     client.delete(record.id)
                 return
             except Unavailable:
@@ -436,9 +435,14 @@ class Containers(Catalog):
     # changing
 
     def kill(self, container_id: str, signal_number: int) -> None:
-        """Send a signal."""
+        """Send a signal. One that is to end it ends its restarts, too."""
+        found = self.need(container_id)
+        if user_stops.is_one(found, signal_number):
+            restarting = self.is_restarting(found)
+            if self.state(user_stops.note(self._context, found)) in ("created", "exited") and restarting:
+                return
         record = self.running(container_id, "kill container", paused=True)
-        with self._connect(record.sandbox_id) as client:
+        with self.connect(record.sandbox_id) as client:
             client.kill(record.id, signal_number)
             if signal_number == _SIGKILL and record.paused:
                 # A frozen process dies only when it thaws (cgroup v1).
@@ -447,14 +451,14 @@ class Containers(Catalog):
     def pause(self, container_id: str) -> None:
         """Freeze it."""
         record = self.running(container_id, "pause container")
-        with self._context.locks.holding(record.id), self._connect(record.sandbox_id) as client:
+        with self._context.locks.holding(record.id), self.connect(record.sandbox_id) as client:
             client.pause(record.id)
             self._context.store.update_container(msgspec.structs.replace(self.need(record.id), paused=True))
 
     def resume(self, container_id: str) -> None:
         """Thaw it."""
         record = self.running(container_id, "resume container", paused=True)
-        with self._context.locks.holding(record.id), self._connect(record.sandbox_id) as client:
+        with self._context.locks.holding(record.id), self.connect(record.sandbox_id) as client:
             # The row first: whoever is killed between leaves what can be resumed, here as in `pause`.
             before = self.need(record.id)
             self._context.store.update_container(msgspec.structs.replace(before, paused=False))
@@ -465,7 +469,7 @@ class Containers(Catalog):
                 raise
 
     def update_resources(self, container_id: str, change: Resources) -> None:
-        """Change limits; of a container that is only created, in its bundle."""
+        """Change limits; of a container that is to be started, once more maybe, in its bundle."""
         limits.check(change)
         found = self.need(container_id)
         with self._context.locks.holding(found.id):
@@ -474,7 +478,7 @@ class Containers(Catalog):
             merged = limits.merge(record.resources, change)
             limits.check(merged)
             if state in ("running", "paused"):
-                with self._connect(record.sandbox_id) as client:
+                with self.connect(record.sandbox_id) as client:
                     said = limits.linux_resources(limits.said_by(change, merged))
                     scopes.change(self._context, record, said)
                     client.update(record.id, said)
@@ -482,10 +486,11 @@ class Containers(Catalog):
                     from oakum.engine import oom  # hardly an update has one
 
                     oom.set_score(self._context.cgroups, record.cgroup_path, change.oom_score_adj)
-            elif state == "created":
-                creation.rewrite_resources(self._context, record.id, merged)
-            else:
+            elif state != "created":
                 raise FailedPrecondition("update container", record.id[:12], f"it is {state}")
+            if state == "created" or self._sandbox_of(record).config.owner == "container":
+                # The next start, too, is to have them.
+                creation.rewrite_resources(self._context, record.id, merged)
             self._context.store.update_container(
                 msgspec.structs.replace(self.need(record.id), resources=merged)
             )
@@ -493,7 +498,7 @@ class Containers(Catalog):
     def reopen_log(self, container_id: str) -> None:
         """Open the log's path anew."""
         record = self.running(container_id, "reopen log", paused=True)
-        with self._connect(record.sandbox_id) as client:
+        with self.connect(record.sandbox_id) as client:
             client.reopen_log(record.id)
 
     # streams
@@ -503,7 +508,7 @@ class Containers(Catalog):
     ) -> socket.socket:
         """Join a running container's streams."""
         record = self.running(container_id, "attach to container", paused=True)
-        with self._connect(record.sandbox_id) as client:
+        with self.connect(record.sandbox_id) as client:
             return client.attach(
                 record.id, stdin=stdin, stdout=stdout, stderr=stderr, backpressure=backpressure
             )
@@ -511,13 +516,13 @@ class Containers(Catalog):
     def resize(self, container_id: str, rows: int, columns: int) -> None:
         """Set the terminal's size."""
         record = self.running(container_id, "resize terminal", paused=True)
-        with self._connect(record.sandbox_id) as client:
+        with self.connect(record.sandbox_id) as client:
             client.resize(record.id, rows, columns)
 
     def close_stdin(self, container_id: str) -> None:
         """Close standard input."""
         record = self.running(container_id, "close stdin", paused=True)
-        with self._connect(record.sandbox_id) as client:
+        with self.connect(record.sandbox_id) as client:
             client.close_stdin(record.id)
 
     def logs(self, container_id: str, *, follow: bool, tail: int | None, since_ns: int) -> Iterator[LogLine]:
@@ -540,7 +545,7 @@ class Containers(Catalog):
 
     def _is_over(self, container_id: str) -> bool:
         record = self._context.store.container(container_id)
-        return record is None or self.state(record) == "exited"
+        return record is None or (self.state(record) == "exited" and not self.is_restarting(record))
 
     # asking
 
@@ -562,7 +567,7 @@ class Containers(Catalog):
                 time.sleep(_POLL_S if left is None else min(_POLL_S, left))
                 continue
             try:
-                with self._connect(record.sandbox_id) as client:
+                with self.connect(record.sandbox_id) as client:
                     return client.wait(record.id, left)
             except (Unavailable, NotFound):
                 time.sleep(_POLL_S)  # the shim has just ended or forgotten it: the disk says how it came
@@ -577,20 +582,6 @@ class Containers(Catalog):
 
 def _with_pod_init(config: _Config) -> _Config:
     return msgspec.structs.replace(config, namespaces=msgspec.structs.replace(config.namespaces, pid="pod"))
-
-
-def _ask_shim(client: ShimClient, record: ContainerRecord, bundle: str) -> ContainerRecord:
-    known = next((c for c in client.containers() if c.container_id == record.id), None)
-    if known is not None and known.state not in ("creating", "created"):
-        # When exactly it began is in its exit record one day; until then it is when we found out.
-        return msgspec.structs.replace(
-            record, phase="started", pid=known.pid, started_at_ns=time.time_ns(), restored_from=""
-        )
-    if known is not None:
-        client.delete(record.id)
-        # The end of a process that never became the container's is not the container's end.
-        pods.forget_exit(bundle)
-    return msgspec.structs.replace(record, phase="created")
 
 
 def _as_record(facts: ExitFacts) -> ExitRecord:

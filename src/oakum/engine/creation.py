@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import sys
 import time
 from base64 import b64encode
 from collections.abc import Sequence
@@ -30,11 +31,12 @@ from oakum.engine.store.records import ContainerRecord, ImageRecord, SandboxReco
 from oakum.errors import InvalidArgument, NotFound, Unimplemented
 from oakum.linux.durable import reserve, write_file_fast
 from oakum.model.ids import check_name, new_id
+from oakum.model.restarts import parse_policy
 from oakum.model.rootfs import RootfsSource
 from oakum.model.signals import parse_signal, signal_name
 
 if TYPE_CHECKING:
-    from oakum.shim.client import ContainerRequest
+    from oakum.shim.client import ContainerRequest, RestartRequest
 
 # CRIU's images in the bundle of a container that goes on from them.
 IMAGES = "checkpoint"
@@ -69,6 +71,14 @@ def check(sandbox: SandboxRecord, config: ContainerConfig) -> ContainerConfig:
         check_name("container", config.metadata.name)
     else:
         raise InvalidArgument("create container", "metadata.name", "a container needs a name")
+    if config.restart and sandbox.config.owner != "container":
+        raise InvalidArgument(
+            "create container",
+            "restart",
+            "a pod's container is restarted by its kubelet",
+            hint="leave it out",
+        )
+    config = msgspec.structs.replace(config, restart=parse_policy(config.restart).to_text())
     if config.privileged and not sandbox.config.privileged and sandbox.config.owner != "container":
         raise InvalidArgument("create container", repr(config.metadata.name), "its sandbox is not privileged")
     config = cdi.injected(config, cdi.edits_of(cdi.requested(config)))
@@ -368,6 +378,23 @@ def shim_request(context: Context, sandbox: SandboxRecord, record: ContainerReco
         seccomp_bpf=seccomp_program(context, sandbox, config),
         runtime=sandbox.runtime_path,
         images=f"{bundle}/{IMAGES}" if record.restored_from else "",
+        restart=restart_request(context, record) if config.restart else None,
+    )
+
+
+def restart_request(context: Context, record: ContainerRecord) -> RestartRequest:
+    """What the shim is to do after the container's end, by its policy."""
+    from oakum.shim.client import RestartRequest  # as above
+
+    layout = context.layout
+    return RestartRequest(
+        policy=record.config.restart,
+        times=record.restart_count,
+        delay_s=record.restart_delay_s,
+        command=(
+            *(sys.executable, "-I", "-m", "oakum.engine.restarter"),
+            *(layout.root, layout.state, context.cgroup_driver, record.namespace, record.id),
+        ),
     )
 
 

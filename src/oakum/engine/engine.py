@@ -116,6 +116,12 @@ class Engine:
 
         return recover_fully(self._context, self.namespace)
 
+    def owed_restarts(self) -> Sequence[tuple[str, str]]:
+        """Namespace and id of the containers whose restart policy wants them started when a server starts."""
+        from oakum.engine.restarts import owed  # as in `recover`
+
+        return owed(self._context)
+
     def gc(self) -> Sequence[str]:
         """Remove content and layers that no image name and no container needs; what was removed.
 

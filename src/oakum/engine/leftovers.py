@@ -10,7 +10,8 @@ from oakum.backend.config import SandboxConfig
 from oakum.engine.attachments import ADDRESS
 from oakum.engine.context import Context
 from oakum.engine.sandboxes import Sandboxes
-from oakum.engine.states import read_exit
+from oakum.engine.states import is_due, read_exit, shim_lives
+from oakum.engine.store.records import SandboxRecord
 
 
 def make_room(context: Context, sandboxes: Sandboxes, config: SandboxConfig, *, sandbox_id: str = "") -> None:
@@ -24,12 +25,12 @@ def make_room(context: Context, sandboxes: Sandboxes, config: SandboxConfig, *, 
     for other in context.store.sandboxes():
         if other.id == sandbox_id or other.phase != "ready" or other.config.owner != "container":
             continue
-        if wanted.isdisjoint(_wants(other.config)) or not _ended(context, other.id):
+        if wanted.isdisjoint(_wants(other.config)) or not _ended(context, other):
             continue
         with context.locks.holding(other.id):
             now = context.store.sandbox(other.id)
             # it may have been started again, or removed, while we waited
-            if now is not None and now.phase == "ready" and _ended(context, other.id):
+            if now is not None and now.phase == "ready" and _ended(context, now):
                 sandboxes.finish_stop(now)
 
 
@@ -39,9 +40,11 @@ def _wants(config: SandboxConfig) -> set[tuple[str, str]]:
     return ports | {(config.network, address) for address in chosen.split(",") if address}
 
 
-def _ended(context: Context, sandbox_id: str) -> bool:
-    containers = context.store.containers_of(sandbox_id)
-    return bool(containers) and all(
-        record.phase != "creating" and read_exit(context.layout.bundle(record.id)) is not None
-        for record in containers
-    )
+def _ended(context: Context, sandbox: SandboxRecord) -> bool:
+    """Whether all of its containers have, and none is about to run again."""
+    containers = context.store.containers_of(sandbox.id)
+    for record in containers:
+        ended = None if record.phase == "creating" else read_exit(context.layout.bundle(record.id))
+        if ended is None or (is_due(record, ended) and shim_lives(sandbox)):
+            return False
+    return bool(containers)

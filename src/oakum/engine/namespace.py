@@ -274,6 +274,23 @@ class Namespace(Checkpointer):
 
         rearm(self._context, self._sandboxes, self._containers, container_id)
 
+    def restart_container(self, container_id: str) -> str:
+        """Start a container that has ended if its restart policy wants that now; what was done, "" for nothing."""
+        from oakum.engine.restarts import restart  # only `engine.restarter` needs it
+
+        return restart(self._context, self._containers, container_id)
+
+    def change_restart_policy(self, container_id: str, policy: str) -> None:
+        """Have another restart policy from now on ("no", "on-failure:5", "always", "unless-stopped").
+
+        Raises:
+            InvalidArgument: there is no such policy.
+            FailedPrecondition: the container is one of a pod's.
+        """
+        from oakum.engine.restarts import change_policy  # as above
+
+        change_policy(self._context, self._containers, container_id, policy)
+
     def start_attached(
         self,
         container_id: str,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,6 +16,9 @@ from oakum.engine.storage import storing
 from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
 from oakum.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from oakum.linux.durable import write_reserved
+
+if TYPE_CHECKING:
+    from oakum.shim.client import ShimClient
 
 _SHIM_UP_S = 10.0
 _POLL_S = 0.01
@@ -67,6 +71,21 @@ def settle(context: Context, container: ContainerRecord) -> ContainerRecord:
     )
     context.store.update_container(settled)
     return settled
+
+
+def ask_shim(client: ShimClient, record: ContainerRecord, bundle: str) -> ContainerRecord:
+    """How far a start has come, by what the shim knows of the container: its row to be; what was only created is deleted."""
+    known = next((c for c in client.containers() if c.container_id == record.id), None)
+    if known is not None and known.state not in ("creating", "created"):
+        # When exactly it began is in its exit record one day; until then it is when we found out.
+        return msgspec.structs.replace(
+            record, phase="started", pid=known.pid, started_at_ns=time.time_ns(), restored_from=""
+        )
+    if known is not None:
+        client.delete(record.id)
+        # The end of a process that never became the container's is not the container's end.
+        forget_exit(bundle)
+    return msgspec.structs.replace(record, phase="created")
 
 
 def write_exit(bundle: str, ended: ExitFacts) -> None:

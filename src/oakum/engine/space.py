@@ -64,7 +64,7 @@ def _containers(context: Context) -> SpaceUse:
     total = active = size = reclaimable = 0
     for namespace in context.store.namespaces():
         for status in Catalog(context, namespace).list(ContainerFilter()):
-            runs = status.state in ("running", "paused")
+            runs = status.state in ("running", "paused") or status.restarting
             try:
                 used = context.snapshotter.usage(status.id).used_bytes
             except NotFound:

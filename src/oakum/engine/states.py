@@ -16,9 +16,13 @@ import msgspec
 
 from oakum.backend.status import ContainerState, ContainerStatus, SandboxState, SandboxStatus
 from oakum.engine.store.records import ContainerRecord, ExitFacts, SandboxRecord
+from oakum.errors import CommandNotRunnable, OakumError
 from oakum.linux import pids
+from oakum.model.restarts import parse_policy, wants_restart
 
 UNKNOWN_EXIT_CODE = 255
+# What containerd reports for a container whose set-up failed before its command was tried.
+_SETUP_FAILED = 128
 
 _decode_exit = msgspec.json.Decoder(ExitFacts).decode
 
@@ -33,6 +37,19 @@ def unknown_end(record: ContainerRecord, now_ns: int) -> ExitFacts:
         finished_at_ns=now_ns,
         reason="Unknown",
         message="its supervisor ended without leaving a record (killed, or the machine restarted)",
+    )
+
+
+def failed_start(error: OakumError, now_ns: int) -> ExitFacts:
+    """What is said of a container that never ran."""
+    return ExitFacts(
+        exit_code=error.exit_code if isinstance(error, CommandNotRunnable) else _SETUP_FAILED,
+        signal=0,
+        oom_killed=False,
+        started_at_ns=0,
+        finished_at_ns=now_ns,
+        reason="StartError",
+        message=str(error),
     )
 
 
@@ -104,6 +121,15 @@ def container_state(record: ContainerRecord, ended: ExitFacts | None, *, alive: 
     return "paused" if record.paused else "running"
 
 
+def is_due(record: ContainerRecord, ended: ExitFacts) -> bool:
+    """Whether its policy has a container started again after this end, by its shim if that lives."""
+    if not record.config.restart or record.stopped_by_user or record.phase == "removing":
+        return False
+    if not ended.started_at_ns:  # it never ran
+        return False
+    return wants_restart(parse_policy(record.config.restart), ended.exit_code, record.restart_count)
+
+
 def sandbox_status(record: SandboxRecord, pod_path: str, *, alive: bool) -> SandboxStatus:
     """What is told about a sandbox."""
     state = sandbox_state(record, alive=alive)
@@ -119,6 +145,12 @@ def sandbox_status(record: SandboxRecord, pod_path: str, *, alive: bool) -> Sand
         shim_pid=record.shim_pid if alive else 0,
         cgroup_path=record.cgroup_path,
     )
+
+
+def _is_restarting(record: ContainerRecord, ended: ExitFacts | None, state: str) -> bool:
+    if state == "created":  # the way back is half done
+        return record.restart_count > 0 and not record.stopped_by_user
+    return state == "exited" and ended is not None and is_due(record, ended)
 
 
 def container_status(
@@ -150,4 +182,6 @@ def container_status(
         argv=record.argv,
         cgroup_path=record.cgroup_path,
         bundle_path=bundle,
+        restarting=alive and _is_restarting(record, ended, state),
+        restart_count=record.restart_count,
     )

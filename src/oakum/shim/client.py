@@ -20,7 +20,14 @@ from oakum.model.exits import ExitRecord
 from oakum.shim import wire
 from oakum.shim.cleanup import cleanup_directory
 from oakum.shim.relay import Route
-from oakum.shim.requests import ContainerRequest, ContainerState, Created, ExecRequest, SandboxRequest
+from oakum.shim.requests import (
+    ContainerRequest,
+    ContainerState,
+    Created,
+    ExecRequest,
+    RestartRequest,
+    SandboxRequest,
+)
 from oakum.shim.starter import Spawning, ensure_zygote
 
 __all__ = [
@@ -29,6 +36,7 @@ __all__ = [
     "Created",
     "Exec",
     "ExecRequest",
+    "RestartRequest",
     "Route",
     "SandboxRequest",
     "ShimClient",
@@ -227,6 +235,10 @@ class ShimClient:
     def update(self, container_id: str, resources: dict[str, Any]) -> None:
         """Change limits; `resources` is the runtime spec's linux.resources."""
         self.call({"op": "update", "container_id": container_id, "resources": resources})
+
+    def change_restart(self, container_id: str, restart: RestartRequest) -> None:
+        """Have something else follow the container's end."""
+        self.call({"op": "change_restart", "container_id": container_id, "restart": restart.to_dict()})
 
     def exec(
         self, container_id: str, request: ExecRequest, stdio: tuple[int, int, int] | None = None

@@ -26,9 +26,9 @@ from oakum.shim.handover import Parcel, State
 from oakum.shim.logs import Log
 from oakum.shim.loop import Loop, Timer, report
 from oakum.shim.pod import Pod
-from oakum.shim.requests import ContainerRequest, ContainerState, Created
+from oakum.shim.requests import ContainerRequest, ContainerState, Created, RestartRequest
 from oakum.shim.stdio import Stdio
-from oakum.shim.waiting import Over
+from oakum.shim.waiting import Over, Told
 from oakum.shim.worker import Result, Worker
 
 Failed = Callable[[OakumError], None]
@@ -71,6 +71,8 @@ class Container:
         self._started_at_ns = 0
         self._stop_timer: Timer | None = None
         self._stop_due_s = 0.0
+        self.was_stopped = False
+        """Whether it was told to stop, or deleted, before its end."""
         self._when_deleted: list[Callable[[], None]] = []
         self._cgroup_gone = False
         self._wait_status: int | None = None
@@ -126,6 +128,15 @@ class Container:
         """The container's end, to wait for. Raises FailedPrecondition."""
         self.check(event)
         return self._over
+
+    def when_over(self, told: Told) -> None:
+        """Tell of its end, unless it has been recorded already."""
+        if self._over.record is None:
+            self._over.add(told)
+
+    def change_restart(self, restart: RestartRequest) -> None:
+        """Have the request say something else of what follows the end."""
+        self._request = self._request._replace(restart=restart)
 
     # -- from one supervisor to the next ------------------------------------------------------------------------
 
@@ -367,6 +378,7 @@ class Container:
         self.check("stop")
         if self._state in (lifecycle.ENDING, lifecycle.EXITED):
             return self._over
+        self.was_stopped = True
         if self._state == lifecycle.PAUSED:
             self.resume()
         due_s = time.monotonic() + max(0.0, grace_s)

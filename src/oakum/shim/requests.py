@@ -54,6 +54,28 @@ class SandboxRequest(NamedTuple):
         return cls(**values)
 
 
+class RestartRequest(NamedTuple):
+    """What is to happen after a container's end: `command` is executed (an absolute path first) where `policy` says so.
+
+    `policy` is text as `model.restarts` reads it, `times` how often it was started again, `delay_s` the last pause before that.
+    """
+
+    policy: str
+    times: int
+    delay_s: float
+    command: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return self._asdict()
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RestartRequest:
+        """The request that `to_dict` described."""
+        values: dict[str, Any] = {**data, "command": tuple(data["command"])}
+        return cls(**values)
+
+
 class ContainerRequest(NamedTuple):
     """A container to create in the sandbox.
 
@@ -62,7 +84,8 @@ class ContainerRequest(NamedTuple):
     user; pid joins only when `target_pid_of` names a container or the spec gives the pin's path.
     `log_path` "" means no log. `seccomp_bpf` is base64 of the program, "" none. `runtime` is the path of a program with
     runc's command line that makes the container, "" for the built-in one; its system call filter is in config.json.
-    `images` is a directory of CRIU's images that the container goes on from, "" for a new one.
+    `images` is a directory of CRIU's images that the container goes on from, "" for a new one. `restart` is None where
+    nothing follows the end.
     """
 
     container_id: str
@@ -79,12 +102,18 @@ class ContainerRequest(NamedTuple):
     seccomp_bpf: str = ""
     runtime: str = ""
     images: str = ""
+    restart: RestartRequest | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         values = {**self._asdict(), "rootfs": self.rootfs.to_dict() if self.rootfs else None}
+        # Shims of an older version know neither.
         if not self.images:
-            del values["images"]  # shims of an older version do not know it
+            del values["images"]
+        if self.restart is None:
+            del values["restart"]
+        else:
+            values["restart"] = self.restart.to_dict()
         return values
 
     @classmethod
@@ -96,6 +125,8 @@ class ContainerRequest(NamedTuple):
             "rootfs": RootfsSource.from_dict(rootfs) if rootfs else None,
             "extra_groups": tuple(data["extra_groups"]),
         }
+        if "restart" in data:
+            values["restart"] = RestartRequest.from_dict(data["restart"])
         return cls(**values)
 
 

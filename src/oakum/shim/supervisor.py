@@ -27,7 +27,8 @@ from oakum.shim.foreign_container import ForeignContainer
 from oakum.shim.handover import END, HANDED_OVER, OVER, Left, Parcel, State
 from oakum.shim.loop import Loop, report
 from oakum.shim.pod import Makers, Pod
-from oakum.shim.requests import ContainerRequest, ExecRequest, SandboxRequest
+from oakum.shim.requests import ContainerRequest, ExecRequest, RestartRequest, SandboxRequest
+from oakum.shim.restarts import Restarts
 from oakum.shim.restored_container import RestoredContainer
 from oakum.shim.waiting import answer_when_over
 
@@ -205,6 +206,7 @@ class Supervisor:
         self._pod = Pod(request.directory, request.create_namespaces, makers)
         self._relay = Companion("relay", relay.run, self._pod, request.sandbox_id, self._shim_pid)
         self._names = Companion("names", _serve_names, self._pod, request.sandbox_id, self._shim_pid)
+        self._restarts = Restarts(self._loop, self._pod)
         self._init_pid = 0
         self._stopping: list[Connection] = []
         self._ended = False
@@ -220,6 +222,7 @@ class Supervisor:
             "pause": self._pause,
             "resume": self._resume,
             "update": self._update,
+            "change_restart": self._change_restart,
             "exec": self._exec,
             "wait_exec": self._wait_exec,
             "kill_exec": self._kill_exec,
@@ -264,7 +267,7 @@ class Supervisor:
         self._loop.later(self._quiet_s, self._look)
 
     def _at_rest(self) -> bool:
-        if self._connections or self._stopping or self._loop.has_timers:
+        if self._connections or self._stopping or self._loop.has_timers or not self._restarts.at_rest:
             return False
         return all(container.at_rest for container in self._containers.values())
 
@@ -300,6 +303,7 @@ class Supervisor:
             container = _kind(request)(self._loop, request, self._pod, self._gone)
             container.unpack(values, left.fds, left.logs[request.container_id])
             self._containers[request.container_id] = container
+            self._restarts.watch(container)
 
     def _tear_down(self) -> list[OakumError]:
         if self._pod.expects(self._init_pid):
@@ -405,6 +409,7 @@ class Supervisor:
             )
         container = _kind(wanted)(self._loop, wanted, self._pod, self._gone, target_pid=target_pid)
         self._containers[wanted.container_id] = container
+        self._restarts.watch(container)
         # A client that vanishes before it was told of the container would leave one that nobody knows.
         connection.when_gone = lambda: self._disown(container)
         return container
@@ -432,6 +437,7 @@ class Supervisor:
 
     def _gone(self, container: Container) -> None:
         self._containers.pop(container.container_id, None)
+        self._restarts.forget(container.container_id)
 
     def _start(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
         self._container(request).start(connection.answer, connection.fail)
@@ -461,6 +467,10 @@ class Supervisor:
 
     def _update(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
         connection.answer({"warnings": self._container(request).update(request["resources"])})
+
+    def _change_restart(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
+        self._restarts.change(self._container(request), RestartRequest.from_dict(request["restart"]))
+        connection.answer({})
 
     def _exec(self, connection: Connection, request: dict[str, Any], fds: list[int]) -> None:
         self._container(request).execs.start(ExecRequest.from_dict(request["exec"]), fds, connection)
@@ -516,6 +526,7 @@ class Supervisor:
     def _delete(self, connection: Connection, request: dict[str, Any], _fds: list[int]) -> None:
         container = self._containers.get(str(request["container_id"]))
         if container is None:
+            self._restarts.forget(str(request["container_id"]))
             connection.answer({})
         else:
             container.delete(lambda: connection.answer({}))

@@ -107,6 +107,12 @@ def test_states_in_words() -> None:
     assert status_words(ended, now_ns=now_ns) == "Exited (137, OOMKilled) 1 minute ago"
     assert status_words(_status(state="paused"), now_ns=now_ns) == "Paused"
     assert status_words(_status(state="created"), now_ns=now_ns) == "Created"
+    due = _status(state="exited", restarting=True, exit_code=1, finished_at_ns=now_ns - 3 * 10**9)
+    assert status_words(due, now_ns=now_ns) == "Restarting (1) 3 seconds ago"
+    assert (
+        status_words(_status(state="created", restarting=True, finished_at_ns=0), now_ns=now_ns)
+        == "Restarting"
+    )
 
 
 def test_processor_use_needs_two_samples() -> None:

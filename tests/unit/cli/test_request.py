@@ -176,6 +176,15 @@ def test_stopping() -> None:
         request("--stop-signal", "SIGBOGUS", "i")
 
 
+def test_restart_policies() -> None:
+    assert request("i").container.restart == request("--restart", "no", "--rm", "i").container.restart == ""
+    assert request("--restart", "on-failure:03", "i").container.restart == "on-failure:3"
+    with pytest.raises(InvalidArgument, match="contradicts --rm"):
+        request("--restart", "always", "--rm", "i")
+    with pytest.raises(InvalidArgument, match="only on-failure"):
+        request("--restart", "always:3", "i")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

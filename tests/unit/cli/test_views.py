@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from oakum.backend.config import (
     ContainerConfig,
     ContainerMetadata,
@@ -69,6 +71,20 @@ def test_all_about_a_container_is_where_docker_has_it() -> None:
         ("{{.spec.process.cwd}}", "/"),
     ):
         assert Template(text).render(view) == written
+
+
+def test_what_restarts_is_said_as_docker_says_it() -> None:
+    config = msgspec.structs.replace(CONFIG, restart="on-failure:5")
+    status = msgspec.structs.replace(STATUS, config=config, restarting=True, restart_count=2)
+    template = "{{.State.Status}} {{.State.Running}} {{.State.Restarting}} {{.RestartCount}} {{.HostConfig.RestartPolicy.Name}}"
+    said = Template(template + " {{.HostConfig.RestartPolicy.MaximumRetryCount}}").render(
+        views.container(FOUND, status, SANDBOX)
+    )
+    assert said == "restarting true true 2 on-failure 5"
+    plain = Template("{{.RestartCount}} {{.HostConfig.RestartPolicy.Name}}").render(
+        views.container(FOUND, STATUS, SANDBOX)
+    )
+    assert plain == "0 no"
 
 
 def test_every_field_of_a_list_has_a_title() -> None:

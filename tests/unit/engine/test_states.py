@@ -103,3 +103,40 @@ def test_the_state_of_a_sandbox(phase: str, alive: bool, wanted: str) -> None:
     assert status.state == wanted
     assert bool(status.addresses) == (wanted == "ready")
     assert bool(status.netns_path) == (wanted == "ready")
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "alive", "restarting"),
+    [
+        ("always", {}, True, True),
+        ("on-failure:3", {"restart_count": 2}, True, True),
+        ("on-failure:3", {"restart_count": 3}, True, False),
+        ("", {}, True, False),
+        ("always", {"stopped_by_user": True}, True, False),
+        ("always", {"phase": "removing"}, True, False),
+        ("always", {}, False, False),  # nobody is there to do it
+    ],
+)
+def test_what_has_ended_is_restarting_if_its_policy_wants_it_and_its_shim_lives(
+    policy: str, changes: dict[str, object], alive: bool, restarting: bool
+) -> None:
+    record = container("c" * 64, "a" * 64, phase="started")
+    config = msgspec.structs.replace(record.config, restart=policy)
+    record = msgspec.structs.replace(record, config=config, started_at_ns=5, **changes)
+    ended = ExitFacts(**ENDED.to_dict())
+    assert (
+        states.container_status(record, ended, "/b", alive=alive, now_ns=lambda: 9).restarting is restarting
+    )
+    never = msgspec.structs.replace(ended, started_at_ns=0, reason="StartError")
+    assert not states.container_status(record, never, "/b", alive=alive, now_ns=lambda: 9).restarting
+
+
+def test_what_is_on_its_way_back_is_restarting_until_it_runs() -> None:
+    record = container("c" * 64, "a" * 64, phase="created")
+    found = [
+        states.container_status(
+            msgspec.structs.replace(record, **changes), None, "/b", alive=True, now_ns=lambda: 9
+        ).restarting
+        for changes in ({}, {"restart_count": 1}, {"restart_count": 1, "stopped_by_user": True})
+    ]
+    assert found == [False, True, False]

@@ -27,6 +27,7 @@ from oakum.backend.config import (
 from oakum.cli.flags import hosts, mounts, values, words
 from oakum.errors import InvalidArgument
 from oakum.model.ids import check_name
+from oakum.model.restarts import parse_policy
 from oakum.model.signals import parse_signal
 
 # notes of the command line to itself, kept with the container
@@ -62,6 +63,9 @@ def build(
     annotations = words.parse_pairs("--annotation", options["annotation"])
     if options["rm"]:
         annotations[ANNOTATION_REMOVE] = "true"
+    restart = parse_policy(options["restart"] or "").to_text()
+    if restart and options["rm"]:
+        raise InvalidArgument("parse --restart", options["restart"], "contradicts --rm")
     if options["stop_timeout"] is not None:
         annotations[ANNOTATION_STOP_TIMEOUT] = str(options["stop_timeout"])
     labels = words.parse_pairs("--label", options["label"])
@@ -118,6 +122,7 @@ def build(
         selinux=security.selinux,
         stop_signal=_stop_signal(options["stop_signal"]),
         init=bool(options["init"]),
+        restart=restart,
     )
     return RunRequest(sandbox, container)
 

@@ -62,7 +62,9 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     """A container. `manifest_digest` and `image_mounts` (view key, manifest) keep images from being collected.
 
     `warnings` is what this host could not do of what was asked for. `restored_from` names the checkpoint that its start
-    has it go on from; "" for most containers, and once it has started.
+    has it go on from; "" for most containers, and once it has started. The last three
+    are about its restart policy, and begin anew when it is started by hand: how often it was started again, how long before
+    that was waited, and whether a user stopped it.
     """
 
     id: str
@@ -90,6 +92,9 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     exit: ExitFacts | None = None
     warnings: tuple[str, ...] = ()
     restored_from: str = ""
+    restart_count: int = 0
+    restart_delay_s: float = 0.0
+    stopped_by_user: bool = False
 
 
 class ImageRecord(Struct, frozen=True, kw_only=True):
