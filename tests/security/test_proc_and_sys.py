@@ -153,6 +153,24 @@ def test_cve_2019_16884_a_fake_proc_receives_nothing(runtime: Runtime, tmp_path:
     assert (fake / key).read_text() == "untouched"
 
 
+def test_a_fake_proc_does_not_say_which_capabilities_there_are(runtime: Runtime, tmp_path: Path) -> None:
+    """Those that the kernel is not asked to take would stay in the bounding set."""
+    fake = tmp_path / "fake/sys/kernel/cap_last_cap"
+    fake.parent.mkdir(parents=True)
+    fake.write_text("0\n")
+    spec = runtime.write("grep", "CapBnd", "/real/self/status")
+    real = {"destination": "/real", "type": "proc", "source": "proc"}
+    mounts = [mount for mount in spec["mounts"] if mount["destination"] != "/proc"]
+    covered = {"destination": "/proc", "type": "bind", "source": str(tmp_path / "fake"), "options": ["rbind"]}
+    said: list[int] = []
+    for proc in ([], [covered]):
+        runtime.write("grep", "CapBnd", "/real/self/status", mounts=[*mounts, *proc, real])
+        done = runtime("run", "-b", runtime.bundle, runtime.new_id())
+        said.append(int(done.stdout.split()[1], 16))
+    assert said[0] == said[1]
+    assert not said[0] >> 21 & 1, "CAP_SYS_ADMIN"
+
+
 def test_cve_2019_16884_files_that_tools_lay_over_proc_are_allowed(runtime: Runtime, tmp_path: Path) -> None:
     (tmp_path / "uptime").write_text("1.00 1.00\n")
     cover = {

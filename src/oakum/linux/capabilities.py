@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import errno
+
 from oakum.linux.durable import read_file
 from oakum.linux.libc import Struct, bind, bind_call, byref, c_int, c_ulong, c_void_p, i32, u32
-from oakum.model.light import TYPE_CHECKING, once
+from oakum.model.light import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
 _VERSION_3: Final = 0x20080522
@@ -16,6 +19,7 @@ _PR_CAPBSET_DROP: Final = 24
 _PR_CAP_AMBIENT: Final = 47
 _AMBIENT_RAISE: Final = 2
 _AMBIENT_CLEAR_ALL: Final = 4
+_MOST: Final = 64
 
 
 class _Header(Struct):
@@ -28,12 +32,6 @@ class _Data(Struct):
 
 _capset = bind_call("capset", c_void_p, c_void_p)
 _prctl = bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
-
-
-@once
-def last_capability() -> int:
-    """The highest capability this kernel knows."""
-    return int(read_file("/proc/sys/kernel/cap_last_cap"))
 
 
 def set_sets(*, effective: int, permitted: int, inheritable: int) -> None:
@@ -51,10 +49,13 @@ def set_sets(*, effective: int, permitted: int, inheritable: int) -> None:
 
 
 def limit_bounding(keep: int) -> None:
-    """Drop from the bounding set all that is not in `keep`. Raises OSError (EPERM without CAP_SETPCAP)."""
-    for number in range(last_capability() + 1):
-        if not keep >> number & 1:
-            _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0, target=f"PR_CAPBSET_DROP {number}")
+    """Drop from the bounding set all that is not in `keep`. Raises OSError (EPERM without CAP_SETPCAP).
+
+    Source: prctl(2) PR_CAPBSET_DROP.
+    """
+    _for_each(
+        ~keep, lambda number: _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0, target=f"PR_CAPBSET_DROP {number}")
+    )
 
 
 def givable() -> int:
@@ -70,9 +71,27 @@ def givable() -> int:
 def set_ambient(mask: int) -> None:
     """Make the ambient set exactly `mask`. Raises OSError (EPERM unless permitted and inheritable)."""
     _prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL, 0, 0, 0, target="PR_CAP_AMBIENT")
-    for number in range(last_capability() + 1):
+    _for_each(
+        mask,
+        lambda number: _prctl(
+            _PR_CAP_AMBIENT, _AMBIENT_RAISE, number, 0, 0, target=f"PR_CAP_AMBIENT_RAISE {number}"
+        ),
+    )
+
+
+def _for_each(mask: int, call: Callable[[int], object]) -> None:
+    """`call` each capability of `mask` that this kernel knows.
+
+    The kernel itself says which: /proc could be the container's here, and say what its image wants.
+    """
+    for number in range(_MOST):
         if mask >> number & 1:
-            _prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number, 0, 0, target=f"PR_CAP_AMBIENT_RAISE {number}")
+            try:
+                call(number)
+            except OSError as failure:
+                if failure.errno == errno.EINVAL:
+                    return
+                raise
 
 
 def keep_over_setuid(*, value: bool) -> None:
