@@ -23,8 +23,8 @@ from oakum.engine.namespace import Namespace
 from tests.kernel.cli_box import Box, opened
 from tests.support.patience import eventually, patient
 
-# Says which run it is, and ends as soon as it is told to.
-SERVER = "echo x >> /kept; echo run $(wc -l < /kept); trap 'exit 0' TERM; while :; do sleep 0.05; done"
+# Says which run it is, and ends as soon as it is told to: from the moment on when it has said so.
+SERVER = "trap 'exit 0' TERM; echo x >> /kept; echo run $(wc -l < /kept); while :; do sleep 0.05; done"
 
 
 class Shop(NamedTuple):

@@ -100,6 +100,11 @@ def find_server(lab: Lab, container_id: str) -> int:
     return 0
 
 
+def server_of(lab: Lab, container_id: str) -> int:
+    """The process id of a container's server, which takes its title a moment after it was made."""
+    return eventually(lambda: find_server(lab, container_id), "it has a server")
+
+
 def is_gone(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}")
 
@@ -177,7 +182,7 @@ def test_a_server_lives_as_long_as_its_pod_and_nobody_else_has_one(lab: Lab) -> 
     assert find_server(lab, plain) == 0
     assert "127.0.0.11" not in before
     web = started(lab, "web")
-    pid = find_server(lab, web)
+    pid = server_of(lab, web)
     with asking(lab, web) as udp:
         assert ask(udp, query("web")).addresses
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
@@ -186,7 +191,7 @@ def test_a_server_lives_as_long_as_its_pod_and_nobody_else_has_one(lab: Lab) -> 
     lab.cri.connect_network(plain, NetworkRequest(network=BACK))
     assert lab.run(plain, "cat", "/etc/resolv.conf").startswith(OURS)
     assert "Name:\tweb" in lab.run(plain, "nslookup", "web")
-    later = find_server(lab, plain)
+    later = server_of(lab, plain)
     lab.cri.disconnect_network(plain, BACK)
     assert find_server(lab, plain) == later, "who asks it once may ask it again"
     with asking(lab, plain) as udp:
@@ -199,12 +204,12 @@ def test_a_server_lives_as_long_as_its_pod_and_nobody_else_has_one(lab: Lab) -> 
 
 def test_one_that_was_killed_is_said_in_the_log_and_made_anew(lab: Lab) -> None:
     web = started(lab, "web")
-    pid = find_server(lab, web)
+    pid = server_of(lab, web)
     os.kill(pid, signal.SIGKILL)
     with open(f"{lab.engine.state}/pods/{sandbox(lab, web)}/shim.log") as log:
         eventually(lambda: log.seek(0) or "names: ended with -9" in log.read())
     lab.cri.connect_network(web, NetworkRequest(network=VAULT))
-    assert find_server(lab, web) not in (0, pid)
+    assert server_of(lab, web) != pid
     assert "Name:\tweb" in lab.run(web, "nslookup", "web")
     again = made(lab.cri, lab, "again")
     lab.cri.start_container(again)
