@@ -75,6 +75,13 @@ def test_templates_say_of_a_container_what_its_own_eyes_see(box: Box) -> None:
     assert f"inet {address}/" in box("exec", "web", "ip", "addr")
 
 
+def test_what_a_container_changed_is_listed_and_what_was_made_for_it_is_not(box: Box) -> None:
+    box("exec", "web", "sh", "-c", "echo x >>/etc/passwd; rm -r /www; mkdir -p /new/dir; ln -s / /new/link")
+    assert box("diff", "web").splitlines() == [
+        *("C /etc", "C /etc/passwd", "A /new", "A /new/dir", "A /new/link", "D /www"),
+    ]
+
+
 def test_a_volume_that_shall_not_be_filled_begins_empty(box: Box) -> None:
     bare = ("-v", "bare:/etc:nocopy", "--mount", "type=volume,dst=/home,volume-nocopy")
     listed = box("run", "--rm", *bare, box.image, "ls", "/etc", "/home")

@@ -43,6 +43,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "stats": Entry("oakum.cli.stats:stats", _RUN, "Show what containers use."),
     "top": Entry("oakum.cli.looking:top", _RUN, "Show the processes of a container."),
     "port": Entry("oakum.cli.looking:port", _RUN, "Show the published ports of a container."),
+    "diff": Entry("oakum.cli.looking:diff", _RUN, "List what a container has changed."),
     "inspect": Entry("oakum.cli.containers:inspect", _RUN, "Say all there is to say about a container."),
     "create": Entry("oakum.cli.run:create", _LIFE, "Prepare a container without starting it."),
     "start": Entry("oakum.cli.lifecycle:start", _LIFE, "Start what was created or has ended."),

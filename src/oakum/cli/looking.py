@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`oakum top` and `oakum port`: what runs in a container, and where its ports are on this host."""
+"""`oakum top`, `oakum port` and `oakum diff`: what runs in a container, where its ports are, what it has changed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from oakum.cli.complete import complete_container
 from oakum.cli.lazy import TeachingCommand
 from oakum.cli.output import Column, format_option, write_json, write_table
 from oakum.cli.session import Session, pass_session
+from oakum.cli.text import printable
 from oakum.errors import FailedPrecondition, NotFound
 from oakum.linux.durable import read_file
 from oakum.linux.pids import stat_fields
@@ -123,3 +124,24 @@ def port(session: Session, container: str, wanted: str) -> int:
 def _place(host_ip: str, host_port: int) -> str:
     address = host_ip or "0.0.0.0"  # noqa: S104 - shown, not bound
     return f"[{address}]:{host_port}" if ":" in address else f"{address}:{host_port}"
+
+
+@click.command(
+    cls=TeachingCommand,
+    examples=(
+        ("oakum diff web", "A added, C changed, D deleted"),
+        ("oakum diff web --format json", "for scripts"),
+    ),
+)
+@format_option
+@click.argument("container", shell_complete=complete_container)
+@pass_session
+def diff(session: Session, container: str) -> int:
+    """List what a container has changed in its root file system: A added, C changed, D deleted. Volumes are not looked at."""
+    found = session.namespace.files.changes(container)
+    if session.as_json:
+        write_json([{"kind": change.kind, "path": change.path} for change in found])
+        return 0
+    for change in found:
+        click.echo(f"{change.kind} {printable(change.path)}")
+    return 0

@@ -8,8 +8,9 @@ leads nowhere else; nothing of the container runs, and none of its libraries is 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from oakum.engine.catalog import Catalog
 from oakum.engine.context import Context
@@ -18,6 +19,9 @@ from oakum.linux.fd import Fd
 from oakum.linux.mount import overlay
 from oakum.linux.paths import open_in_root
 from oakum.snapshots.merge import copy_contents, copy_entry
+
+if TYPE_CHECKING:
+    from oakum.engine.changes import Change
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # The caller's own, as docker has it for copies that are not asked to keep their owners.
@@ -57,6 +61,12 @@ class ContainerFiles:
             if found is not None:
                 found.close()
             return found is not None
+
+    def changes(self, container: str) -> Sequence[Change]:
+        """What a container has changed in its root file system; see `engine.changes` for what it raises."""
+        from oakum.engine.changes import changes  # of all calls only `oakum diff` needs it
+
+        return changes(self._context, self._catalog, container)
 
     @contextmanager
     def _root(self, container_id: str) -> Generator[Fd]:

@@ -85,13 +85,14 @@ def _look(layer: str, names: Sequence[str]) -> tuple[str, bool]:
             )
             current.close()
             current = deeper
-            hides = hides or _is_opaque(current.fileno())
+            hides = hides or is_opaque(current.fileno())
         return "directory", hides
     finally:
         current.close()
 
 
-def _is_opaque(directory_fd: int) -> bool:
+def is_opaque(directory_fd: int) -> bool:
+    """Whether a layer's directory hides what is below it."""
     for name in _OPAQUE:
         try:
             if os.getxattr(directory_fd, name) == b"y":
