@@ -82,6 +82,21 @@ def test_what_a_container_changed_is_listed_and_what_was_made_for_it_is_not(box:
     ]
 
 
+def test_a_link_is_copied_or_followed_within_the_container(box: Box, tmp_path: Path) -> None:
+    make = "mkdir -p /from; echo inside >/etc/said; ln -s /etc/said /from/one; ln -s one /from/two; ln -s ../../../../etc /from/all"
+    box("exec", "web", "sh", "-c", make)
+    box("cp", "web:/from/two", f"{tmp_path}/")
+    assert os.readlink(tmp_path / "two") == "one"
+    (tmp_path / "two").unlink()
+    box("cp", "-L", "web:/from/two", f"{tmp_path}/")
+    assert (tmp_path / "two").read_text() == "inside\n"
+    box("cp", "-L", "web:/from/all", str(tmp_path))
+    assert (tmp_path / "all/said").read_text() == "inside\n"
+    (tmp_path / "here").symlink_to("two")
+    box("cp", "-L", str(tmp_path / "here"), "web:/from")
+    assert box("exec", "web", "cat", "/from/here") == "inside\n"
+
+
 def test_a_volume_that_shall_not_be_filled_begins_empty(box: Box) -> None:
     bare = ("-v", "bare:/etc:nocopy", "--mount", "type=volume,dst=/home,volume-nocopy")
     listed = box("run", "--rm", *bare, box.image, "ls", "/etc", "/home")

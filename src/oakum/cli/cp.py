@@ -44,10 +44,11 @@ def split(text: str) -> tuple[str, str]:
     ),
 )
 @click.option("-a", "--archive", is_flag=True, help="Keep owners; else they are yours, or root's inside.")
+@click.option("-L", "--follow-link", "follow", is_flag=True, help="Copy what a link named SOURCE leads to.")
 @click.argument("source")
 @click.argument("target")
 @pass_session
-def cp(session: Session, source: str, target: str, archive: bool) -> int:
+def cp(session: Session, source: str, target: str, archive: bool, follow: bool) -> int:
     """Copy files between this host and a container: CONTAINER:PATH names a place in one.
 
     "-" is a tar archive on standard output or input. Of a container that does not run, its volumes and other mounts are not there.
@@ -66,15 +67,16 @@ def cp(session: Session, source: str, target: str, archive: bool) -> int:
         found = find(from_container or to_container).id
         with _scratch() as scratch:
             if from_container:
-                _write_archive(files, found, from_path, scratch)
+                _write_archive(files, found, from_path, scratch, follow=follow)
             else:
                 _read_archive(files, found, to_path, scratch)
         return 0
     if from_container:
         mine = None if archive else (os.getuid(), os.getgid())
-        files.copy_out(find(from_container).id, from_path, to_path, owner=mine)
+        files.copy_out(find(from_container).id, from_path, to_path, owner=mine, follow=follow)
     else:
-        files.copy_in(find(to_container).id, from_path, to_path, owner=None if archive else (0, 0))
+        owner = None if archive else (0, 0)
+        files.copy_in(find(to_container).id, from_path, to_path, owner=owner, follow=follow)
     return 0
 
 
@@ -87,14 +89,16 @@ def _scratch() -> Generator[str]:
         yield scratch
 
 
-def _write_archive(files: ContainerFiles, container_id: str, path: str, scratch: str) -> None:
+def _write_archive(
+    files: ContainerFiles, container_id: str, path: str, scratch: str, *, follow: bool
+) -> None:
     import tarfile
 
     if sys.stdout.isatty():
         raise InvalidArgument(
             "copy", _STREAM, "standard output is a terminal", hint="write it to a file or a pipe"
         )
-    files.copy_out(container_id, path, scratch + "/", owner=None)
+    files.copy_out(container_id, path, scratch + "/", owner=None, follow=follow)
     with tarfile.open(fileobj=sys.stdout.buffer, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         if path.endswith("/."):
             archive.add(scratch, ".")

@@ -7,7 +7,9 @@ leads nowhere else; nothing of the container runs, and none of its libraries is 
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ from oakum.snapshots.merge import copy_contents, copy_entry
 if TYPE_CHECKING:
     from oakum.engine.changes import Change
 
+_LINKS = 40  # as many as the kernel follows
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # The caller's own, as docker has it for copies that are not asked to keep their owners.
 Owner = tuple[int, int] | None
@@ -35,16 +38,22 @@ class ContainerFiles:
         self._context = context
         self._catalog = catalog
 
-    def copy_out(self, container_id: str, source: str, target: str, *, owner: Owner) -> None:
+    def copy_out(
+        self, container_id: str, source: str, target: str, *, owner: Owner, follow: bool = False
+    ) -> None:
         """Copy what is at `source` in the container to `target` on the host; see `copy_in`."""
         with self._root(container_id) as root_fd, Fd(os.open("/", _DIRECTORY)) as host_fd:
-            _copy(root_fd, source, host_fd, os.path.abspath(target) + _slash(target), owner)
+            there = os.path.abspath(target) + _slash(target)
+            _copy(root_fd, source, host_fd, there, owner, follow=follow)
 
-    def copy_in(self, container_id: str, source: str, target: str, *, owner: Owner) -> None:
+    def copy_in(
+        self, container_id: str, source: str, target: str, *, owner: Owner, follow: bool = False
+    ) -> None:
         """Copy what is at `source` on the host to `target` in the container.
 
         Into a directory that is there under its own name, else as `target`; "DIR/." means what is in it. What is in the
-        way is replaced at once, a directory is filled. `owner` None keeps the owners.
+        way is replaced at once, a directory is filled. `owner` None keeps the owners. With `follow` a link as the source
+        means what it leads to, under the link's name.
 
         Raises:
             NotFound: no such container, source, or directory to put it in.
@@ -52,7 +61,8 @@ class ContainerFiles:
             SystemFailure: a step failed.
         """
         with self._root(container_id) as root_fd, Fd(os.open("/", _DIRECTORY)) as host_fd:
-            _copy(host_fd, os.path.abspath(source) + _slash(source), root_fd, target, owner)
+            here = os.path.abspath(source) + _slash(source)
+            _copy(host_fd, here, root_fd, target, owner, follow=follow)
 
     def is_directory(self, container_id: str, path: str) -> bool:
         """Whether there is a directory at `path` in the container."""
@@ -99,18 +109,39 @@ def _slash(path: str) -> str:
     return "/." if path.endswith("/.") or path == "." else "/" if path.endswith("/") else ""
 
 
-def _copy(from_root: Fd, source: str, to_root: Fd, target: str, owner: Owner) -> None:
+def _copy(from_root: Fd, source: str, to_root: Fd, target: str, owner: Owner, *, follow: bool) -> None:
     try:
+        as_name = ""
+        if follow and not source.endswith(("/", "/.")):
+            as_name = os.path.basename(source)
+            source = _followed(from_root, source)
         with _parent(from_root, source, "source") as parent:
             name = os.path.basename(source.rstrip("/")) if not source.endswith("/.") else "."
             if source.endswith("/") and name:
                 # what a link leads to, under the link's name
                 with open_in_root(from_root.fileno(), source, _DIRECTORY) as meant:
-                    _into(meant, ".", to_root, target, owner, as_name=name)
+                    _into(meant, ".", to_root, target, owner, as_name=as_name or name)
                 return
-            _into(parent, name or ".", to_root, target, owner)
+            _into(parent, name or ".", to_root, target, owner, as_name=as_name)
     except OSError as error:
         raise _failure(error, source, target) from error
+
+
+def _followed(root: Fd, path: str) -> str:
+    """Where the links lead that `path` ends with, if any; a directory's path ends with a slash. Raises OSError."""
+    if (found := _open_directory(root, path)) is not None:
+        found.close()
+        return f"{path}/"
+    for _ in range(_LINKS):
+        with _parent(root, path, "source") as parent:
+            name = os.path.basename(path)
+            if name in ("", ".", ".."):  # a directory's, that was there a moment ago
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            if not stat.S_ISLNK(os.stat(name, dir_fd=parent.fileno(), follow_symlinks=False).st_mode):
+                return path
+            link = os.readlink(name, dir_fd=parent.fileno())
+        path = os.path.join(os.path.dirname(path), link)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
 def _into(parent: Fd, name: str, to_root: Fd, target: str, owner: Owner, *, as_name: str = "") -> None:
