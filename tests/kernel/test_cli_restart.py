@@ -140,7 +140,7 @@ def test_what_waits_for_its_next_start_is_seen_and_can_be_stopped(shop: Shop) ->
     for away in (("rm", "--ended"), ("system", "prune", "-f")):
         box(*away)  # which takes what has ended
     box("stop", "loop")
-    assert "Exited (1)" in box("ps", "-a")
+    assert "Exited (" in box("ps", "-a")  # with 1, unless the stop found it running
     count = shop.look("loop").restart_count
     box("update", "--restart", "no", "loop")
     box("start", "loop")
