@@ -49,24 +49,19 @@ def test_on_a_read_only_disk_everything_can_be_looked_at_and_changes_say_what_is
     assert seen("ps", "--format", "{{.Names}} {{.State}}") == "web running\n"
     assert seen("logs", "web") == "said\n"
     assert box.image in seen("image", "ls", "--format", "json")
-    assert "back" in seen("network", "ls")
-    for change in (("run", box.image, "true"), ("network", "create", "n")):
-        refused = locked(*change)
-        assert refused.returncode != 0, change
-        assert "read-only: make it writable" in refused.stderr, change
+    refused = locked("run", box.image, "true")
+    assert refused.returncode == 125
+    assert "read-only: make it writable" in refused.stderr
 
 
-def test_a_command_that_cannot_be_run_in_a_container_ends_with_126_and_a_missing_one_with_127(
-    box: Box,
-) -> None:
-    for options, code, words in (
-        (("web", "nonexistent"), 127, "not found"),
-        (("-w", "/nowhere", "web", "true"), 126, "/nowhere"),
-        (("-d", "-u", ":nobody-here", "web", "true"), 126, "nobody-here"),
+def test_what_cannot_be_run_so_in_a_container_ends_with_126(box: Box) -> None:
+    for options, words in (
+        (("-w", "/nowhere", "web", "true"), "/nowhere"),
+        (("-d", "-u", ":nobody-here", "web", "true"), "nobody-here"),
     ):
         done = box.full("exec", *options)
         said = done.stderr.decode()
-        assert (done.returncode, words in said, "in container web" in said) == (code, True, True), said
+        assert (done.returncode, words in said, "in container web" in said) == (126, True, True), said
     assert box("exec", "-u", ":33", "web", "sh", "-c", "id -u; id -g") == "0\n33\n"
 
 
@@ -75,26 +70,17 @@ def test_templates_say_of_a_container_what_its_own_eyes_see(box: Box) -> None:
     assert f"inet {address}/" in box("exec", "web", "ip", "addr")
 
 
-def test_what_a_container_changed_is_listed_and_what_was_made_for_it_is_not(box: Box) -> None:
-    box("exec", "web", "sh", "-c", "echo x >>/etc/passwd; rm -r /www; mkdir -p /new/dir; ln -s / /new/link")
+def test_what_a_container_changed_is_listed_and_its_links_can_be_followed(box: Box, tmp_path: Path) -> None:
+    links = "mkdir /new; ln -s ../../../etc /new/all; ln -s all/passwd /new/one; ln -s one /new/two"
+    box("exec", "web", "sh", "-c", f"echo last >>/etc/passwd; rm -r /www; {links}")
+    # of what was made for its start, as /data, nothing is said
     assert box("diff", "web").splitlines() == [
-        *("C /etc", "C /etc/passwd", "A /new", "A /new/dir", "A /new/link", "D /www"),
+        *("C /etc", "C /etc/passwd", "A /new", "A /new/all", "A /new/one", "A /new/two", "D /www"),
     ]
-
-
-def test_a_link_is_copied_or_followed_within_the_container(box: Box, tmp_path: Path) -> None:
-    make = "mkdir -p /from; echo inside >/etc/said; ln -s /etc/said /from/one; ln -s one /from/two; ln -s ../../../../etc /from/all"
-    box("exec", "web", "sh", "-c", make)
-    box("cp", "web:/from/two", f"{tmp_path}/")
-    assert os.readlink(tmp_path / "two") == "one"
-    (tmp_path / "two").unlink()
-    box("cp", "-L", "web:/from/two", f"{tmp_path}/")
-    assert (tmp_path / "two").read_text() == "inside\n"
-    box("cp", "-L", "web:/from/all", str(tmp_path))
-    assert (tmp_path / "all/said").read_text() == "inside\n"
-    (tmp_path / "here").symlink_to("two")
-    box("cp", "-L", str(tmp_path / "here"), "web:/from")
-    assert box("exec", "web", "cat", "/from/here") == "inside\n"
+    box("cp", "-L", "web:/new/two", f"{tmp_path}/")
+    assert (tmp_path / "two").read_text().endswith("last\n")
+    box("cp", "-L", "web:/new/all", str(tmp_path))
+    assert (tmp_path / "all/passwd").read_text().endswith("last\n")
 
 
 def test_a_volume_that_shall_not_be_filled_begins_empty(box: Box) -> None:
