@@ -18,8 +18,6 @@ import pytest
 from tests.kernel.oci_cli_box import Runtime
 from tests.support.patience import eventually, patient
 
-pytestmark = pytest.mark.cgroup
-
 
 @pytest.fixture
 def runtime(tmp_path: Path) -> Iterator[Runtime]:
@@ -28,6 +26,7 @@ def runtime(tmp_path: Path) -> Iterator[Runtime]:
     made.close()
 
 
+@pytest.mark.cgroup
 def test_run_gives_back_output_and_exit_code(runtime: Runtime) -> None:
     runtime.write("sh", "-c", "echo hello; exit 7")
     done = runtime("run", "--bundle", runtime.bundle, runtime.new_id(), check=False)
@@ -41,6 +40,7 @@ def test_a_signal_that_ends_the_command_is_128_and_more(runtime: Runtime) -> Non
     assert runtime("run", "-b", runtime.bundle, runtime.new_id(), check=False).returncode == 137
 
 
+@pytest.mark.cgroup
 def test_a_container_waits_for_its_start_when_its_maker_is_gone(runtime: Runtime) -> None:
     container = runtime.create("sh", "-c", "echo started > /tmp/x; exec sleep 600")
     state = runtime.state(container)
@@ -66,6 +66,7 @@ def test_what_waits_for_its_start_holds_nothing_of_the_host(runtime: Runtime) ->
     assert held == {f"{runtime.root}/{container}/start.fifo", f"{runtime.root}/{container}/status.fifo"}
 
 
+@pytest.mark.cgroup
 def test_the_whole_life(runtime: Runtime) -> None:
     container = runtime.started("sleep", "600")
     assert runtime("list", "--quiet").stdout == f"{container}\n"
@@ -92,6 +93,7 @@ def test_the_whole_life(runtime: Runtime) -> None:
     assert runtime("delete", "--force", container).returncode == 0
 
 
+@pytest.mark.cgroup
 def test_exec_runs_beside_the_first_process(runtime: Runtime) -> None:
     container = runtime.started("sleep", "600")
     done = runtime(
@@ -185,6 +187,7 @@ def test_an_id_is_taken_once_and_never_a_path(runtime: Runtime) -> None:
         assert (done.returncode, "invalid container ID format" in done.stderr) == (1, True)
 
 
+@pytest.mark.cgroup
 def test_damaged_state_can_be_listed_and_deleted(runtime: Runtime) -> None:
     container = runtime.create("sleep", "600")
     pid = runtime.state(container)["pid"]
@@ -199,6 +202,7 @@ def test_damaged_state_can_be_listed_and_deleted(runtime: Runtime) -> None:
         os.kill(pid, 0)
 
 
+@pytest.mark.cgroup
 def test_a_maker_killed_on_the_way_leaves_what_delete_removes(runtime: Runtime) -> None:
     os.makedirs(f"{runtime.root}/half", mode=0o700)
     assert runtime("state", "half", check=False).returncode == 1
@@ -231,6 +235,7 @@ def test_hooks_run_in_their_order_with_the_state(runtime: Runtime, tmp_path: Pat
     assert [line.split()[0] for line in said.read_text().splitlines()][3:] == ["poststart", "poststop"]
 
 
+@pytest.mark.cgroup
 def test_a_failing_hook_ends_the_creation(runtime: Runtime) -> None:
     hooks = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo no way >&2; exit 4"]}]}
     runtime.write("true", hooks=hooks)
@@ -316,6 +321,7 @@ def test_descriptors_are_passed_when_asked_for_and_only_then(runtime: Runtime, t
     assert (refused.returncode, "descriptor 4 is not open" in refused.stderr) == (1, True)
 
 
+@pytest.mark.cgroup
 def test_limits_can_be_changed(runtime: Runtime) -> None:
     container = runtime.started("sleep", "600")
     runtime("update", "--memory", "64M", "--pids-limit", "33", container)
@@ -331,6 +337,7 @@ def test_limits_can_be_changed(runtime: Runtime) -> None:
     assert stats["data"]["memory"]["usage"]["limit"] == 64 << 20
 
 
+@pytest.mark.cgroup
 def test_events_are_a_stream_until_the_container_ends(runtime: Runtime) -> None:
     limit = {"resources": {"memory": {"limit": 16 << 20}}}
     container = runtime.started(
@@ -368,6 +375,7 @@ def test_a_filter_of_the_spec_is_enforced_also_on_execs(runtime: Runtime) -> Non
     assert runtime("exec", container, "true").returncode == 0
 
 
+@pytest.mark.cgroup
 def test_the_spec_it_writes_is_one_it_runs(runtime: Runtime) -> None:
     runtime("spec", "--bundle", runtime.bundle)
     again = runtime("spec", "--bundle", runtime.bundle, check=False)
@@ -380,6 +388,7 @@ def test_the_spec_it_writes_is_one_it_runs(runtime: Runtime) -> None:
     assert runtime("run", "-b", runtime.bundle, runtime.new_id()).stdout == "it runs\n"
 
 
+@pytest.mark.cgroup
 def test_features_are_a_document_that_says_what_is_not_there(runtime: Runtime) -> None:
     document = json.loads(runtime("features").stdout)
     assert "createContainer" in document["hooks"]
@@ -388,6 +397,7 @@ def test_features_are_a_document_that_says_what_is_not_there(runtime: Runtime) -
     assert "time" in document["linux"]["namespaces"]
 
 
+@pytest.mark.cgroup
 def test_without_systemd_its_driver_says_so_and_nothing_stays(runtime: Runtime) -> None:
     for path, said in (("/a/path", "slice:prefix:name"), ("system.slice:box:none", "connect to systemd")):
         runtime.write("true", linux={"cgroupsPath": path})

@@ -14,7 +14,7 @@ from oakum.linux import mount as m
 from oakum.oci.cgroups import detect_layout
 from tests.kernel.oci_box import Box, Running
 
-pytestmark = [pytest.mark.root, pytest.mark.cgroup]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def test_attributes_of_a_bind_mount(box: Box, tmp_path: Path) -> None:
     assert set(options) == {"ro", "nosuid", "nodev", "noexec", "noatime"}
 
 
+@pytest.mark.cgroup
 def test_read_only_is_for_the_mount_alone_or_recursive(box: Box, shared: Path) -> None:
     _mount_tmpfs(shared / "sub")
     script = "touch /v/sub/x 2>/dev/null && echo writable || echo refused"
@@ -123,6 +124,7 @@ def test_tmpfs_with_a_size_and_with_the_images_content(box: Box) -> None:
     assert not Path(box.rootfs, "srv/new").exists()
 
 
+@pytest.mark.cgroup
 def test_the_containers_own_cgroup_is_shown_read_only(box: Box) -> None:
     mounts = [
         {
@@ -145,6 +147,7 @@ def test_the_containers_own_cgroup_is_shown_read_only(box: Box) -> None:
     assert "refused" in lines
 
 
+@pytest.mark.cgroup
 def test_an_id_mapped_volume(box: Box, tmp_path: Path) -> None:
     # On a tmpfs where that can be id-mapped (6.3): not every file system below a test's directory can.
     volume = tmp_path / "volume"

@@ -52,7 +52,6 @@ def execute(
     return Command(url, protocol, stdin=wanted.stdin, stderr=wanted.stderr, tty=wanted.tty, windows=windows)
 
 
-@pytest.mark.cgroup
 @pytest.mark.parametrize("protocol", [*PROTOCOLS, "spdy1", "channel.k8s.io", "v4.base64.channel.k8s.io"])
 def test_a_command_with_input_output_and_status(lab: Lab, server: StreamingServer, protocol: str) -> None:
     with lab.pod("exec") as pod:
@@ -112,7 +111,6 @@ def test_much_goes_in_whole(lab: Lab, server: StreamingServer, protocol: str, wi
         assert done.exit_code == 3
 
 
-@pytest.mark.cgroup
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_terminal_from_its_first_size_to_its_hangup(
     lab: Lab, server: StreamingServer, protocol: str
@@ -222,7 +220,6 @@ def get(client: ForwardClient, path: str, port: int = 8123) -> bytes:
     return bytes(client.data[stream]).partition(b"\r\n\r\n")[2]
 
 
-@pytest.mark.cgroup
 @pytest.mark.parametrize("windows", [True, False])
 @pytest.mark.parametrize("tunnel", [False, True])
 def test_a_forward_into_a_pod(lab: Lab, server: StreamingServer, tunnel: bool, windows: bool) -> None:
