@@ -30,6 +30,7 @@ from oakum.errors import ImageNotFound, InvalidArgument, OakumError
 
 if TYPE_CHECKING:
     from oakum.backend.status import Image
+    from oakum.engine.namespace import Namespace
 
 _HERE: Final = "oakum.cli.images"
 _COLUMNS: Final = (
@@ -263,6 +264,16 @@ def tag(session: Session, source: str, target: str) -> int:
     return 0
 
 
+def unused_images(namespace: Namespace, *, everything: bool) -> list[Image]:
+    """Those that no container stands on and nobody pinned; with `everything` also those with names."""
+    used = {status.image_id for status in namespace.list_containers()}
+    return [
+        image
+        for image in namespace.list_images()
+        if image.id not in used and not image.pinned and (everything or not image.repo_tags)
+    ]
+
+
 def inspected_image(session: Session, name: str) -> dict[str, Any]:
     """All there is to say about an image; for a template also under docker's names. Raises ImageNotFound."""
     found = session.namespace.inspect_image(name)
@@ -355,14 +366,10 @@ def export(session: Session, images: tuple[str, ...], path: str, archive: str) -
 @pass_session
 def prune(session: Session, everything: bool) -> int:
     """Remove images without a name (with -a: all) that no container uses and nobody pinned; frees their space."""
-    namespace = session.namespace
-    used = {status.image_id for status in namespace.list_containers()}
     removed: list[str] = []
-    for one in namespace.list_images():
-        if one.id in used or one.pinned or (one.repo_tags and not everything):
-            continue
+    for one in unused_images(session.namespace, everything=everything):
         try:
-            namespace.remove_image(one.id)
+            session.namespace.remove_image(one.id)
         except ImageNotFound:
             continue  # somebody else was faster
         removed.append(one.id)

@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from oakum.cli import text
+from oakum.cli.images import unused_images
 from oakum.cli.lazy import Entry, LazyGroup, TeachingCommand
 from oakum.cli.output import Column, format_option, write_json, write_table
 from oakum.cli.report import report, say
@@ -171,11 +172,9 @@ class _Prune:
 
     def images(self, *, everything: bool) -> None:
         """Those that no container stands on and nobody pinned; with `everything` also those with names."""
-        used = {status.image_id for status in self._namespace.list_containers()}
         unused = [
             (image.id, image.repo_tags[0] if image.repo_tags else image.id)
-            for image in self._namespace.list_images()
-            if image.id not in used and not image.pinned and (everything or not image.repo_tags)
+            for image in unused_images(self._namespace, everything=everything)
         ]
         self._each("image", unused, self._namespace.remove_image)
 

@@ -245,7 +245,7 @@ class _Renderer:
             elif node.kind == "range":
                 if not self._range(node, value, variables, written):
                     self.write(node.otherwise, dot, variables, written)
-            elif not _true(value):
+            elif not value:
                 self.write(node.otherwise, dot, variables, written)
             else:
                 inside = {**variables, **dict.fromkeys(node.variables, value)}
@@ -347,10 +347,6 @@ def said(value: Value) -> str:
     return str(value)
 
 
-def _true(value: Value) -> bool:
-    return bool(value)
-
-
 def _json(value: Value) -> str:
     def plain(method: object) -> NoReturn:
         raise TypeError(f"{method!r} is no value")
@@ -392,11 +388,11 @@ def _printf(form: str, *values: Value) -> str:
 
 
 def _both(first: Value, *others: Value) -> Value:
-    return next((value for value in (first, *others) if not _true(value)), (first, *others)[-1])
+    return next((value for value in (first, *others) if not value), (first, *others)[-1])
 
 
 def _either(first: Value, *others: Value) -> Value:
-    return next((value for value in (first, *others) if _true(value)), (first, *others)[-1])
+    return next((value for value in (first, *others) if value), (first, *others)[-1])
 
 
 def _upper(value: Value) -> str:
@@ -444,7 +440,7 @@ def _differs(value: Value, other: Value) -> bool:
 
 
 def _not(value: Value) -> bool:
-    return not _true(value)
+    return not value
 
 
 FUNCTIONS: Final[dict[str, Callable[..., Value]]] = {

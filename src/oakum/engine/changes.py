@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Generator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import NamedTuple
 
 from oakum.engine import creation
 from oakum.engine.catalog import Catalog
 from oakum.engine.context import Context
 from oakum.engine.imageviews import is_opaque
+from oakum.engine.volumes import image_tree
 from oakum.errors import FailedPrecondition, SystemFailure, Unimplemented
 from oakum.linux.fd import Fd
-from oakum.linux.mount import overlay
-from oakum.model.rootfs import RootfsSource
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 256
@@ -52,18 +50,11 @@ def changes(context: Context, catalog: Catalog, container_id: str) -> list[Chang
     places = {str(mount["destination"]) for mount in creation.config_of(context, record.id)["mounts"]}
     comparison = _Comparison(places)
     try:
-        with Fd(os.open(source.upper, _DIRECTORY)) as upper, _lower(source) as lower:
+        with Fd(os.open(source.upper, _DIRECTORY)) as upper, image_tree(source) as lower:
             comparison.directory(upper.fileno(), lower.fileno(), "")
     except OSError as error:
         raise SystemFailure.from_os_error(error, "list changes", record.id[:12]) from error
     return sorted(comparison.found, key=lambda change: change.path.split("/"))
-
-
-@contextmanager
-def _lower(source: RootfsSource) -> Generator[Fd]:
-    one = len(source.lower) == 1
-    with Fd(os.open(source.lower[0], _DIRECTORY)) if one else overlay(source.lower) as fd:
-        yield fd
 
 
 class _Comparison:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 import msgspec
 
+from oakum.backend.config import BUILT_IN
 from oakum.engine import creation, host, sealed
 from oakum.engine.containers import Containers
 from oakum.engine.context import Context
@@ -210,7 +211,7 @@ def _archive_facts(
     return ArchiveFacts(
         version=sealed.VERSION,
         id=record.id,
-        runtime="oakum",
+        runtime=BUILT_IN,
         machine=host.machine(),
         snapshots=context.snapshotter.kind,
         container=container_facts(record, obstacle),
@@ -283,7 +284,7 @@ def _facts(record: ContainerRecord) -> dict[str, Any]:
         "rootfsImage": record.config.image,
         "rootfsImageRef": record.image_id,
         "rootfsImageName": record.image_ref,
-        "runtime": "oakum",
+        "runtime": BUILT_IN,
         "createdTime": datetime.fromtimestamp(record.created_at_ns // 10**9, UTC).isoformat(),
         "checkpointedTime": datetime.now(UTC).isoformat(),
     }

@@ -36,9 +36,10 @@ _UNSAID_USERS: Final = ("", "0")
 
 def problem(context: Context) -> str:
     """Why no container can go on from a checkpoint on this host; "" when one can."""
-    if context.cgroups.mode != "v2":
-        return checkpoints.problem() or f"its cgroups are {context.cgroups.mode}, and have to be v2"
-    return checkpoints.problem()
+    why = checkpoints.problem()
+    if why or context.cgroups.mode == "v2":
+        return why
+    return f"its cgroups are {context.cgroups.mode}, and have to be v2"
 
 
 def create_from_file(

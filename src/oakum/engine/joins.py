@@ -27,8 +27,6 @@ def resolved(context: Context, catalog: Catalog, config: SandboxConfig) -> Sandb
         NotFound: no such container.
         FailedPrecondition: it has no network of its own.
     """
-    if not config.network_of:
-        return config
     name = config.network_of
     other = context.store.sandbox(catalog.need(catalog.find(name).id).sandbox_id)
     if other is not None and other.config.network_of:
@@ -48,8 +46,6 @@ def resolved(context: Context, catalog: Catalog, config: SandboxConfig) -> Sandb
 
 def check(context: Context, record: SandboxRecord) -> None:
     """Refuse the start of what is to be in a network that is not there. Raises FailedPrecondition."""
-    if not record.config.network_of:
-        return
     other = context.store.sandbox(record.config.network_of)
     name = record.config.metadata.name
     if other is None:

@@ -274,11 +274,11 @@ class Namespace(Checkpointer):
 
         rearm(self._context, self._sandboxes, self._containers, container_id)
 
-    def restart_container(self, container_id: str) -> str:
-        """Start a container that has ended if its restart policy wants that now; what was done, "" for nothing."""
+    def restart_container(self, container_id: str) -> None:
+        """Start a container that has ended if its restart policy wants that now."""
         from oakum.engine.restarts import restart  # only `engine.restarter` needs it
 
-        return restart(self._context, self._containers, container_id)
+        restart(self._context, self._containers, container_id)
 
     def change_restart_policy(self, container_id: str, policy: str) -> None:
         """Have another restart policy from now on ("no", "on-failure:5", "always", "unless-stopped").

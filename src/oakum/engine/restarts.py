@@ -50,35 +50,35 @@ def change_policy(context: Context, containers: Containers, container_id: str, t
         context.store.update_container(changed)
 
 
-def restart(context: Context, containers: Containers, container_id: str) -> str:
-    """Start a container whose policy wants it, as its shim has been told to; what was done, "" for nothing.
+def restart(context: Context, containers: Containers, container_id: str) -> None:
+    """Start a container whose policy wants it, as its shim has been told to; else nothing.
 
     Idempotent: what a killed predecessor began is finished. Raises OakumError: it is to be tried again.
     """
     found = context.store.container(container_id)
     if found is None:
-        return ""
+        return
     with context.locks.holding(found.sandbox_id) as pods, context.locks.holding(found.id) as own:
         record = context.store.container(found.id)
         sandbox = context.store.sandbox(found.sandbox_id)
         if record is None or sandbox is None:
             own.release(gone=record is None)
             pods.release(gone=sandbox is None)
-            return ""
+            return
         if record.phase in ("creating", "removing"):
-            return ""
+            return
         if sandbox.phase != "ready" or not shim_lives(sandbox):
-            return ""
+            return
         if record.phase == "starting":
             record = containers.finish_start(record)
         if record.phase == "created":
             # Between the last two steps of a restart somebody was killed; else it was never started.
             if record.stopped_by_user or not record.restart_count:
-                return ""
+                return
         else:
             ended = record.exit or read_exit(context.layout.bundle(record.id))
             if ended is None or not is_due(record, ended):
-                return ""
+                return
             again.reset(
                 context,
                 containers,
@@ -87,7 +87,6 @@ def restart(context: Context, containers: Containers, container_id: str) -> str:
                 restart_delay_s=_delay_s(record, ended),
             )
         containers.start_locked(containers.need(record.id))
-    return f"container {record.id[:12]} started again"
 
 
 def _delay_s(record: ContainerRecord, ended: ExitFacts) -> float:

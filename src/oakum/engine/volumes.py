@@ -49,7 +49,7 @@ def copy_place(source: RootfsSource | None, place: str, partial: str) -> None:
         if source is None:
             return
         target_fd = Fd(os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
-    with target_fd, _rootfs(source) as root_fd:
+    with target_fd, image_tree(source) as root_fd:
         try:
             place_fd = open_in_root(root_fd.fileno(), place, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:
@@ -58,8 +58,8 @@ def copy_place(source: RootfsSource | None, place: str, partial: str) -> None:
             merge_layer(place_fd.fileno(), target_fd.fileno())
 
 
-def _rootfs(source: RootfsSource) -> Fd:
-    """The image's tree as one directory: its only layer, or an overlay that is attached nowhere."""
+def image_tree(source: RootfsSource) -> Fd:
+    """The image's tree as one directory: its only layer, or an overlay that is attached nowhere. Raises OSError."""
     if len(source.lower) < 2:
         only = source.lower[0] if source.lower else source.upper
         return Fd(os.open(only, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))

@@ -19,6 +19,7 @@ from oakum.images.content import storage_error
 from oakum.images.layerfiles import LayerRest
 from oakum.linux import paths
 from oakum.linux.fd import Fd
+from oakum.linux.holes import data_areas
 
 _OPAQUE_NAMES: Final = ("trusted.overlay.opaque", "user.overlay.opaque")
 _OVERLAY_MARKS: Final = ("trusted.overlay.", "user.overlay.")
@@ -190,15 +191,8 @@ def _copy_content(source_fd: int, target_fd: int) -> None:
     """Copy data and leave holes: a layer of a few bytes may have a file of terabytes."""
     size = os.fstat(source_fd).st_size
     os.ftruncate(target_fd, size)
-    offset = 0
-    while offset < size:
-        try:
-            offset = os.lseek(source_fd, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # only a hole is left
-            raise
-        end = os.lseek(source_fd, offset, os.SEEK_HOLE)
+    for start, end in data_areas(source_fd, size):
+        offset = start
         while offset < end:
             length = min(end - offset, _COPY_BYTES)
             copied = os.copy_file_range(source_fd, target_fd, length, offset, offset)

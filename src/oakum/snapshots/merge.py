@@ -15,6 +15,7 @@ from typing import Final
 
 from oakum.errors import ResourceExhausted
 from oakum.linux.filesystem import is_view_of_kernel
+from oakum.linux.holes import data_areas
 from oakum.linux.paths import open_beneath
 from oakum.snapshots.metadata import copy_metadata
 from oakum.snapshots.tree import open_directory, remove_tree
@@ -193,22 +194,14 @@ def _copy_content(source_fd: int, target_fd: int) -> None:
                 rest = rest[os.write(target_fd, rest) :]
         return
     os.ftruncate(target_fd, size)
-    offset = 0
-    while offset < size:
-        try:
-            start = os.lseek(source_fd, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return  # only a hole is left
-            raise
-        end = os.lseek(source_fd, start, os.SEEK_HOLE)
-        while start < end:
-            copied = _copy_piece(source_fd, target_fd, start, min(end - start, _PIECE_BYTES))
+    for start, end in data_areas(source_fd, size):
+        offset = start
+        while offset < end:
+            copied = _copy_piece(source_fd, target_fd, offset, min(end - offset, _PIECE_BYTES))
             if copied == 0:
-                os.ftruncate(target_fd, start)  # cut while it was copied, or of /sys: its size is a page's
+                os.ftruncate(target_fd, offset)  # cut while it was copied, or of /sys: its size is a page's
                 return
-            start += copied
-        offset = end
+            offset += copied
 
 
 def _copy_piece(source_fd: int, target_fd: int, start: int, length: int) -> int:
